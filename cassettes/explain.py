@@ -1,0 +1,84 @@
+"""Turn the lack of a recording into a `Miss`: which one, how near the nearest is, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_netcapture.cassettes.keys import Line
+from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.cassettes.nearest import matcher_of, nearest
+from pytest_netcapture.cassettes.shelf import Queue
+from pytest_netcapture.flows import AnyFlow, Difference, HttpRequest
+from pytest_netcapture.settings import RecordMode
+
+if TYPE_CHECKING:
+    from pytest_netcapture.cassettes.store import Cassette
+
+_RECORD = "record it with --netcapture-record-mode=new_episodes"
+
+
+def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, line: Line) -> Miss:
+    """Say why no recording answers the scrubbed `request`; `line` is of its key."""
+    if early := _without_looking(cassette):
+        return early
+    if queue:
+        return _used_up(queue)
+    if cassette.can_record:
+        return Miss(MissKind.NEVER, "never recorded")
+    candidates = cassette.shelf.same_line(line) or cassette.shelf.exchanges
+    found = nearest(request, candidates, cassette.matcher.names)
+    if found is None:
+        return Miss(
+            MissKind.NEVER, "never recorded: the cassette holds no exchange", advice=_RECORD
+        )
+    flow, differing = found
+    return _unlike(flow, differing)
+
+
+def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
+    if early := _without_looking(cassette):
+        return early
+    types = cassette.shelf.dns_types.get(name)
+    if not types:
+        return Miss(MissKind.NEVER, f"never recorded: {name} was not asked for", advice=_RECORD)
+    known = ", ".join(sorted(types))
+    return Miss(
+        MissKind.NEVER, f"never recorded: {name} was asked for {known}, not {rtype}", advice=_RECORD
+    )
+
+
+def _without_looking(cassette: Cassette) -> Miss | None:
+    if not cassette.file_exists:
+        if cassette.can_record:
+            return Miss(MissKind.NO_FILE, "no cassette file yet")
+        reason = f"no cassette file: {cassette.path} does not exist"
+        return Miss(MissKind.NO_FILE, reason, advice="record it with --netcapture-record-mode=once")
+    if cassette.use.mode in (RecordMode.ALL, RecordMode.REWRITE):
+        return Miss(MissKind.NEVER, f"record mode {cassette.use.mode.value} plays nothing")
+    return None
+
+
+def _used_up(queue: Queue) -> Miss:
+    count = len(queue.recordings)
+    return Miss(
+        MissKind.USED_UP,
+        f"used up: {count} of {count} recordings were played",
+        nearest=queue.recordings[-1].outline(),
+        advice=f'allow repeats with repeat="any" (or "last", "cycle"), or {_RECORD}',
+    )
+
+
+def _unlike(flow: AnyFlow, differing: list[Difference]) -> Miss:
+    matchers = list(dict.fromkeys(matcher_of(d) for d in differing))
+    volatile = {d.volatile for d in differing}
+    without = "match_on without " + " and ".join(f'"{name}"' for name in matchers)
+    if differing and "" not in volatile:
+        names = ", ".join(d.field for d in differing)
+        kind = MissKind.SCRUBBED if volatile == {"scrubbed"} else MissKind.VOLATILE
+        what = "scrubbed" if kind is MissKind.SCRUBBED else "volatile"
+        reason = f"only a {what} field differs: {names} ({', '.join(sorted(volatile))})"
+        return Miss(kind, reason, flow, differing, f"{without} accepts it")
+    advice = _RECORD
+    if differing and set(matchers) <= {"query", "body", "headers"}:
+        advice = f"{without} would accept the nearest, or {_RECORD}"
+    return Miss(MissKind.NEVER, "never recorded", flow, differing, advice)

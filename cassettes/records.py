@@ -1,0 +1,302 @@
+"""What a cassette keeps of each flow: everything a replay needs, nothing that changes by itself.
+
+No clocks, ids, client ports or process numbers, so the same traffic gives the same bytes.
+Addresses are kept only where they are the identity: of connections that carried no request.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from pytest_netcapture.flows import (
+    AnyFlow,
+    Body,
+    DnsAnswer,
+    DnsFlow,
+    FlowError,
+    Headers,
+    HttpFlow,
+    HttpRequest,
+    HttpResponse,
+    Origin,
+    Process,
+    TcpFlow,
+    TlsFailure,
+    UdpFlow,
+)
+
+Fields: TypeAlias = list[tuple[str, str]]
+
+
+class BodyRef(msgspec.Struct, omit_defaults=True):
+    """Where a body is (`id`, "" when it is empty) and how it was sent."""
+
+    id: str = ""
+    size: int = 0
+    coding: str = ""
+    chunks: list[int] = []
+    gaps: list[int] = []
+
+
+class RequestRecord(msgspec.Struct, omit_defaults=True):
+    method: str
+    scheme: str
+    host: str
+    port: int
+    target: str
+    version: str = "1.1"
+    headers: Fields = []
+    trailers: Fields = []
+    body: BodyRef = msgspec.field(default_factory=BodyRef)
+
+
+class ResponseRecord(msgspec.Struct, omit_defaults=True):
+    status: int
+    reason: str = ""
+    version: str = "1.1"
+    interim: list[tuple[int, Fields]] = []
+    headers: Fields = []
+    trailers: Fields = []
+    closes: bool = False
+    body: BodyRef = msgspec.field(default_factory=BodyRef)
+
+
+class HttpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="http"):
+    request: RequestRecord
+    response: ResponseRecord | None = None
+    error: FlowError | None = None
+    process: str = ""
+
+
+class DnsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="dns"):
+    name: str
+    type: str
+    rcode: str = ""
+    answers: list[DnsAnswer] = []
+    error: FlowError | None = None
+    process: str = ""
+
+
+class TcpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tcp"):
+    host: str
+    port: int
+    address: str = ""
+    error: FlowError | None = None
+    sni: str = ""
+    reason: str = ""
+    sent: int = 0
+    received: int = 0
+    process: str = ""
+
+
+class UdpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="udp"):
+    host: str
+    port: int
+    address: str = ""
+    error: FlowError | None = None
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    sent: int = 0
+    received: int = 0
+    process: str = ""
+
+
+class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_failure"):
+    host: str
+    port: int
+    side: str
+    sni: str = ""
+    detail: str = ""
+    address: str = ""
+    error: FlowError | None = None
+    process: str = ""
+
+
+AnyRecord: TypeAlias = HttpRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord
+
+_decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def decode(payload: bytes) -> AnyRecord:
+    """Decode a flow record. Raises `msgspec.DecodeError`."""
+    return _decoder.decode(payload)
+
+
+def encode(record: AnyRecord) -> bytes:
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:
+        return _encoder.encode(_without_surrogates(msgspec.to_builtins(record)))
+
+
+def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> AnyRecord:
+    """Return what is kept of `flow`, whose bodies have been stored."""
+    process, address = flow.process.name, flow.address[0] if flow.address else ""
+    if isinstance(flow, HttpFlow):
+        return HttpRecord(
+            _request_record(flow.request, request_body),
+            _response_record(flow.response, response_body) if flow.response else None,
+            flow.error,
+            process,
+        )
+    if isinstance(flow, DnsFlow):
+        name = flow.name.lower().rstrip(".") or "."
+        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
+    if isinstance(flow, TcpFlow):
+        sent, received = (0, 0) if flow.error else (flow.sent, flow.received)
+        return TcpRecord(
+            flow.host,
+            flow.port,
+            address,
+            flow.error,
+            flow.sni,
+            flow.reason,
+            sent,
+            received,
+            process,
+        )
+    if isinstance(flow, UdpFlow):
+        counts = (flow.datagrams_sent, flow.datagrams_received, flow.sent, flow.received)
+        return UdpRecord(flow.host, flow.port, address, flow.error, *counts, process)
+    return TlsRecord(
+        flow.host, flow.port, flow.side, flow.sni, flow.detail, address, flow.error, process
+    )
+
+
+def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFlow:
+    """Return the flow that `record` describes, as played from a cassette."""
+    process = Process(name=record.process)
+    if isinstance(record, HttpRecord):
+        request = _request(record.request, request_body)
+        response = _response(record.response, response_body) if record.response else None
+        return HttpFlow(
+            host=request.host,
+            port=request.port,
+            process=process,
+            origin=Origin.PLAYED,
+            error=record.error,
+            request=request,
+            response=response,
+        )
+    if isinstance(record, DnsRecord):
+        return DnsFlow(
+            host=record.name,
+            port=53,
+            process=process,
+            origin=Origin.PLAYED,
+            error=record.error,
+            name=record.name,
+            type=record.type,
+            rcode=record.rcode,
+            answers=record.answers,
+        )
+    return _connection(record, process)
+
+
+def _connection(record: TcpRecord | UdpRecord | TlsRecord, process: Process) -> AnyFlow:
+    address = (record.address, record.port) if record.address else None
+    if isinstance(record, TcpRecord):
+        return TcpFlow(
+            host=record.host,
+            port=record.port,
+            address=address,
+            process=process,
+            origin=Origin.PLAYED,
+            error=record.error,
+            sni=record.sni,
+            reason=record.reason,
+            sent=record.sent,
+            received=record.received,
+        )
+    if isinstance(record, UdpRecord):
+        return UdpFlow(
+            host=record.host,
+            port=record.port,
+            address=address,
+            process=process,
+            origin=Origin.PLAYED,
+            error=record.error,
+            datagrams_sent=record.datagrams_sent,
+            datagrams_received=record.datagrams_received,
+            sent=record.sent,
+            received=record.received,
+        )
+    return TlsFailure(
+        host=record.host,
+        port=record.port,
+        address=address,
+        process=process,
+        origin=Origin.PLAYED,
+        error=record.error,
+        side=record.side,
+        sni=record.sni,
+        detail=record.detail,
+    )
+
+
+def _request_record(request: HttpRequest, body: BodyRef) -> RequestRecord:
+    return RequestRecord(
+        request.method,
+        request.scheme,
+        request.host,
+        request.port,
+        request.target,
+        request.http_version,
+        request.headers.fields,
+        request.trailers.fields,
+        body,
+    )
+
+
+def _response_record(response: HttpResponse, body: BodyRef) -> ResponseRecord:
+    return ResponseRecord(
+        response.status,
+        response.reason,
+        response.http_version,
+        [(status, headers.fields) for status, headers in response.interim],
+        response.headers.fields,
+        response.trailers.fields,
+        response.closes,
+        body,
+    )
+
+
+def _request(record: RequestRecord, body: Body) -> HttpRequest:
+    return HttpRequest(
+        method=record.method,
+        scheme=record.scheme,
+        host=record.host,
+        port=record.port,
+        target=record.target,
+        http_version=record.version,
+        headers=Headers(record.headers),
+        trailers=Headers(record.trailers),
+        body=body,
+    )
+
+
+def _response(record: ResponseRecord, body: Body) -> HttpResponse:
+    return HttpResponse(
+        status=record.status,
+        reason=record.reason,
+        http_version=record.version,
+        interim=[(status, Headers(fields)) for status, fields in record.interim],
+        headers=Headers(record.headers),
+        trailers=Headers(record.trailers),
+        closes=record.closes,
+        body=body,
+    )
+
+
+def _without_surrogates(value: object) -> object:
+    """Spell code points that UTF-8 has no bytes for as escapes: a name from a broken client."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: _without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_surrogates(item) for item in value]
+    return value

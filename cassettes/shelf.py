@@ -1,0 +1,177 @@
+"""Recordings by key: found in constant time, given out in recorded order.
+
+1. Recordings are sorted by the line of their key when a cassette is loaded. Only when a request
+   with that line comes are headers and bodies of those recordings read, once.
+2. Each key has a queue. Order holds within a key, never between keys, so concurrent requests
+   cannot get each other's answers.
+3. DNS answers are a state rather than a conversation: how often a name is asked depends on caches.
+   A used-up name keeps its last answer. So do failures of a place of which nothing else is known.
+
+Proven by tests/cassettes/test_store.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytest_netcapture.cassettes.format import SEGMENT
+from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
+from pytest_netcapture.cassettes.records import HttpRecord, TcpRecord
+from pytest_netcapture.cassettes.source import (
+    Peek,
+    PeekDns,
+    PeekHttp,
+    PeekTcp,
+    PeekTls,
+    Recording,
+)
+from pytest_netcapture.cassettes.tags import without_tags
+from pytest_netcapture.flows import FlowError, Headers
+from pytest_netcapture.settings import Repeat
+
+_NO_HEADERS = Headers([])
+
+
+class Queue:
+    """Recordings of one key, and how far they were played."""
+
+    __slots__ = ("position", "recordings")
+
+    def __init__(self) -> None:
+        self.recordings: list[Recording] = []
+        self.position = 0
+
+    def next(self, repeat: Repeat) -> Recording | None:
+        """Return the recording whose turn it is, None when all are used up."""
+        count = len(self.recordings)
+        if self.position < count:
+            index = self.position
+        elif repeat is Repeat.ONCE:
+            return None
+        else:
+            index = {
+                Repeat.LAST: count - 1,
+                Repeat.CYCLE: self.position % count,
+                Repeat.ANY: 0,
+            }[repeat]
+        self.position += 1
+        recording = self.recordings[index]
+        recording.played += 1
+        return recording
+
+
+class Shelf:
+    """Everything that a loaded cassette can play."""
+
+    def __init__(self, matcher: Matcher) -> None:
+        self._matcher = matcher
+        self._lines: dict[Line, list[Recording]] = {}
+        self._groups: dict[Line, dict[Rest, Queue]] = {}
+        self._dns: dict[tuple[str, str], Queue] = {}
+        self._failures: dict[tuple[str, int], Queue] = {}
+        self._names_of: dict[str, set[str]] = {}
+        self.exchanges: list[Recording] = []
+        self.failures: list[Recording] = []
+        self.dns_types: dict[str, set[str]] = {}
+        self.places: set[tuple[str, int]] = set()
+        self.hosts: set[str] = set()
+
+    def add(self, peek: Peek, recording: Recording) -> None:
+        """Put one recording in its place."""
+        if isinstance(peek, PeekHttp):
+            request = peek.request
+            host = without_tags(request.host)
+            line = self._matcher.line(
+                request.method, request.scheme, request.host, request.port, request.target
+            )
+            self._lines.setdefault(line, []).append(recording)
+            recording.bare = request.body is None or not request.body.size
+            self.exchanges.append(recording)
+            self.places.add((host, request.port))
+            self.hosts.add(host)
+        elif isinstance(peek, PeekDns):
+            name = without_tags(peek.name)
+            self._dns.setdefault((name, peek.type), Queue()).recordings.append(recording)
+            self.dns_types.setdefault(name, set()).add(peek.type)
+            self.hosts.add(name)
+            for answer in peek.answers:
+                self._names_of.setdefault(answer.data, set()).add(name)
+        else:
+            self._add_connection(peek, recording)
+
+    def _add_connection(self, peek: Peek, recording: Recording) -> None:
+        if isinstance(peek, (PeekHttp, PeekDns)):
+            return
+        sni = peek.sni if isinstance(peek, (PeekTcp, PeekTls)) else ""
+        names = {without_tags(name) for name in (peek.host, sni) if name}
+        self.hosts |= names
+        names |= {peek.address} if peek.address else set()
+        if isinstance(peek, PeekTcp) and peek.error:
+            self.failures.append(recording)
+            for name in names:
+                self._failures.setdefault((name, peek.port), Queue()).recordings.append(recording)
+        else:
+            self.places |= {(name, peek.port) for name in names}
+
+    def find(self, line: Line, rest: Rest) -> Queue | None:
+        """Return the queue of a key."""
+        group = self._groups.get(line)
+        if group is None:
+            recordings = self._lines.get(line)
+            if recordings is None:
+                return None
+            group = self._groups[line] = self._sorted_out(recordings)
+        return group.get(rest)
+
+    def same_line(self, line: Line) -> list[Recording]:
+        return self._lines.get(line, [])
+
+    def dns(self, name: str, rtype: str) -> Recording | None:
+        queue = self._dns.get((name, rtype))
+        return queue.next(Repeat.LAST) if queue else None
+
+    def failure(self, names: Iterable[str], port: int, repeat: Repeat) -> FlowError | None:
+        """Return how the next connection to a place known by any of `names` fails."""
+        for name in names:
+            queue = self._failures.get((name, port))
+            if queue is None:
+                continue
+            for recording in queue.recordings[queue.position :]:
+                queue.position += 1
+                if not recording.played:  # it also stands in the queue of another name
+                    return _error_of(recording)
+            if not self.knows(name, port, failures=False) or repeat is not Repeat.ONCE:
+                return _error_of(queue.recordings[-1])
+        return None
+
+    def knows(self, name: str, port: int, *, failures: bool = True) -> bool:
+        for known in (name, *self._names_of.get(name, ())):
+            if (known, port) in self.places or (failures and (known, port) in self._failures):
+                return True
+        return False
+
+    def _sorted_out(self, recordings: list[Recording]) -> dict[Rest, Queue]:
+        group: dict[Rest, Queue] = {}
+        for recording in recordings:
+            rest = self._rest(recording)
+            group.setdefault(rest, Queue()).recordings.append(recording)
+        return group
+
+    def _rest(self, recording: Recording) -> Rest:
+        if recording.bare and not self._matcher.needs_headers:
+            return self._matcher.rest(_NO_HEADERS, b"")
+        record = recording.record()
+        assert isinstance(record, HttpRecord)
+        body, source = record.request.body, recording.source
+        headers = Headers(record.request.headers)
+        if not body.size or not self._matcher.needs_body:
+            return self._matcher.rest(headers, b"")
+        content = source.content(body) if body.size <= SEGMENT else source.pieces(body)
+        return self._matcher.rest(headers, content)
+
+
+def _error_of(recording: Recording) -> FlowError | None:
+    recording.played += 1
+    record = recording.record()
+    assert isinstance(record, TcpRecord)
+    return record.error

@@ -1,0 +1,139 @@
+"""The text beside a cassette, for people who review a change: written with it, never read back.
+
+It holds nothing that changes by itself, and says where something was scrubbed by showing the tags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+
+from pytest_netcapture.cassettes.format import SEGMENT
+from pytest_netcapture.cassettes.records import (
+    AnyRecord,
+    BodyRef,
+    DnsRecord,
+    Fields,
+    HttpRecord,
+    RequestRecord,
+    ResponseRecord,
+    TcpRecord,
+    TlsRecord,
+)
+from pytest_netcapture.cassettes.source import Source
+from pytest_netcapture.flows import FlowError
+
+_LINES = 20
+_WIDTH = 160
+_SHOWN = 64 * 1024
+_HEADERS = frozenset(
+    str.split(
+        """
+    accept authorization content-type cookie idempotency-key link location
+    proxy-authorization retry-after set-cookie www-authenticate
+    """
+    )
+)
+
+
+def sidecar_path(cassette: str) -> str:
+    return cassette + ".txt"
+
+
+def heading(name: str, count: int) -> str:
+    flows = "1 flow" if count == 1 else f"{count} flows"
+    note = "For review only: this file is written with the cassette and never read."
+    return f"{name}: {flows}\n{note}\n"
+
+
+def describe(number: int, record: AnyRecord, source: Source) -> str:
+    """Return the paragraph of one flow."""
+    role = f"  by {record.process}" if record.process else ""
+    lines = ["", f"--- {number}. {_title(record)}{role}"]
+    if isinstance(record, HttpRecord):
+        lines += _message(record.request, source)
+        if record.response:
+            lines.append(f"< {record.response.status} {record.response.reason}".rstrip())
+            lines += _message(record.response, source)
+    if record.error:
+        lines.append(f"! {_failure(record.error)}")
+    return "\n".join(_clean(line) for line in lines) + "\n"
+
+
+def _title(record: AnyRecord) -> str:
+    if isinstance(record, HttpRecord):
+        status = f" -> {record.response.status}" if record.response else ""
+        return f"{record.request.method} {_url(record.request)}{status}"
+    if isinstance(record, DnsRecord):
+        answers = ", ".join(answer.data for answer in record.answers)
+        return f"DNS {record.name} {record.type} -> {answers or record.rcode}"
+    place = f"{record.host}:{record.port}"
+    if isinstance(record, TcpRecord):
+        return f"TCP {place}" + (f" ({record.reason})" if record.reason else "")
+    if isinstance(record, TlsRecord):
+        return f"TLS {record.sni or place} failed on the {record.side}'s side: {record.detail}"
+    return f"UDP {place}"
+
+
+def _url(request: RequestRecord) -> str:
+    host = f"[{request.host}]" if ":" in request.host else request.host
+    port = (
+        "" if {"http": 80, "https": 443}.get(request.scheme) == request.port else f":{request.port}"
+    )
+    target = request.target if request.target.startswith("/") else f" {request.target}"
+    return f"{request.scheme}://{host}{port}{target}"
+
+
+def _message(message: RequestRecord | ResponseRecord, source: Source) -> list[str]:
+    lines = [f"  {name}: {value}" for name, value in message.headers if _shown(name, value)]
+    body = message.body
+    if body.size:
+        coding = f", sent as {body.coding}" if body.coding else ""
+        lines.append(f"  [{body.size} bytes, {body.id[:10]}{coding}]")
+        lines += [f"    {line}" for line in _excerpt(body, message.headers, source)]
+    return lines
+
+
+def _shown(name: str, value: str) -> bool:
+    return name.lower() in _HEADERS or "scrubbed-" in value
+
+
+def _excerpt(body: BodyRef, headers: Fields, source: Source) -> list[str]:
+    media_type = next((v for k, v in headers if k.lower() == "content-type"), "")
+    if media_type.startswith(("image/", "video/", "audio/", "font/")):
+        return []
+    data = _start(body, source)
+    if data[:64].lstrip()[:1] in (b"{", b"[") and len(data) == body.size:
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            data = msgspec.json.format(data, indent=2)
+    try:
+        text = data[:_SHOWN].decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < min(len(data), _SHOWN) - 4:
+            return []
+        text = data[: error.start].decode("utf-8")
+    if "\0" in text:
+        return []
+    lines = text.splitlines()
+    more = [f"... {len(lines) - _LINES} more lines"] if len(lines) > _LINES else []
+    return lines[:_LINES] + more
+
+
+def _start(body: BodyRef, source: Source) -> bytes:
+    if body.size <= SEGMENT:
+        return source.content(body)
+    return next(source.pieces(body), b"")[:_SHOWN]
+
+
+def _failure(error: FlowError) -> str:
+    after = f" after {error.after} bytes" if error.after else ""
+    return f"{error.kind}{after}"
+
+
+def _clean(line: str) -> str:
+    """Make control characters visible, so that a body cannot play with the reviewer's terminal."""
+    line = line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)

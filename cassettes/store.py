@@ -1,0 +1,338 @@
+"""One cassette in use by one test: what it can play, and what it records.
+
+The modes are vcrpy's and pytest-recording's:
+
+| mode | plays | records |
+| --- | --- | --- |
+| none | what is there | never |
+| once | what is there | when there was no file, or the file is of this session |
+| new_episodes | what is there | the rest |
+| all | never | everything; replaces recordings with the same key |
+| rewrite | never | everything; the file starts empty |
+
+1. `record` only remembers; `flush` scrubs and writes to the journal; `save` merges the journal into
+   the file. Neither `record` nor `flush` raises: what went wrong is raised by `save`.
+2. What was recorded here is not played here: a test sees the network or the file it began with.
+3. Every request is scrubbed as recordings were before it is looked up.
+
+Proven by tests/cassettes/test_store.py, test_modes.py and test_sharing.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import os
+import time
+from collections import Counter
+
+from pytest_netcapture.cassettes import session
+from pytest_netcapture.cassettes.explain import explain_dns, explain_http
+from pytest_netcapture.cassettes.journal import Journal
+from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
+from pytest_netcapture.cassettes.miss import Miss
+from pytest_netcapture.cassettes.records import HttpRecord
+from pytest_netcapture.cassettes.recovery import count_of, recover_journals
+from pytest_netcapture.cassettes.saving import Saved, cannot_write, save
+from pytest_netcapture.cassettes.scrub import WHOLE, Scrubber
+from pytest_netcapture.cassettes.secrets import Secrets
+from pytest_netcapture.cassettes.shelf import Shelf
+from pytest_netcapture.cassettes.source import Recording, Source
+from pytest_netcapture.cassettes.tags import without_tags
+from pytest_netcapture.errors import CassetteError
+from pytest_netcapture.flows import (
+    AnyFlow,
+    DnsFlow,
+    FlowError,
+    Headers,
+    HttpFlow,
+    HttpRequest,
+    Origin,
+    TcpFlow,
+)
+from pytest_netcapture.settings import CassetteUse, RecordMode
+
+_SILENT = (RecordMode.ALL, RecordMode.REWRITE)
+_RECOVERING = (RecordMode.NEW_EPISODES, RecordMode.ALL)
+_DAY = 86_400
+
+
+class Cassette:
+    """Open one with `Cassette.open`; end with `save` or `discard`, then `close`."""
+
+    def __init__(
+        self, use: CassetteUse, session_started_ns: int, secrets: Secrets, spool_dir: str
+    ) -> None:
+        self.use = use
+        self.path = os.path.realpath(use.path)
+        self.warnings: list[str] = []
+        self.played = 0
+        self.recorded = 0
+        self._session = session_started_ns
+        self._matcher = Matcher(use.match_on, f"match_on of {use.path}")
+        self._shelf = Shelf(self._matcher)
+        self._pending: list[AnyFlow] = []
+        self._failure: OSError | None = None
+        self.warnings += recover_journals(self.path, keep=use.mode in _RECOVERING)
+        self._source = self._load(spool_dir)
+        self.file_exists = self._source is not None or os.path.lexists(self.path)
+        self._salt = self._source.header.salt if self._source else _new_salt(self.path)
+        self._scrubber = Scrubber(secrets, use.filters, self._salt)
+        self._journal = Journal(self.path, self._salt, self._scrubber)
+        self.can_play = use.mode not in _SILENT and (
+            self._source is not None or use.mode is RecordMode.NONE
+        )
+        self.can_record = self._may_record()
+        self._check_age()
+
+    @classmethod
+    def open(
+        cls, use: CassetteUse, *, session_started_ns: int, secrets: Secrets, spool_dir: str
+    ) -> Cassette:
+        """Load the file of `use` if there is one. Raises `CassetteError`, `UsageError`."""
+        return cls(use, session_started_ns, secrets, spool_dir)
+
+    # Loading
+
+    def _load(self, spool_dir: str) -> Source | None:
+        visit = None if self.use.mode in _SILENT else self._shelf.add
+        try:
+            source = Source(self.path, visit, spool_dir=spool_dir)
+        except FileNotFoundError:
+            return None
+        except CassetteError:
+            if self.use.mode is RecordMode.REWRITE:
+                return None
+            raise
+        if self.use.mode is RecordMode.ALL:
+            session.remember(source, self._session)
+        return source
+
+    def _may_record(self) -> bool:
+        if self.use.mode is not RecordMode.ONCE:
+            return self.use.mode is not RecordMode.NONE
+        return self._source is None or session.is_of_session(self._source, self._session)
+
+    def _check_age(self) -> None:
+        limit, source = self.use.max_age, self._source
+        if not limit or source is None or not source.header.recorded:
+            return
+        try:
+            today = dt.datetime.fromtimestamp(time.time(), dt.timezone.utc).date()
+            age = (today - dt.date.fromisoformat(source.header.recorded)).days
+        except ValueError:
+            return
+        if age * _DAY > limit:
+            self.warnings.append(
+                f"{self.path}: recorded {age} days ago, max_age is {limit // _DAY} days: "
+                "record it again with --netcapture-record-mode=rewrite"
+            )
+
+    # Playing
+
+    def play_http(self, request: HttpRequest) -> HttpFlow | Miss:
+        """Return the recording whose turn it is, or why there is none. Raises `CassetteError`."""
+        scrubbed = self._scrubber.request(request)
+        line = self._line(scrubbed)
+        queue = self._shelf.find(line, self._rest(scrubbed)) if self.can_play else None
+        recording = queue.next(self.use.repeat) if queue else None
+        if recording is None:
+            return explain_http(self, scrubbed, queue, line)
+        flow = recording.flow()
+        assert isinstance(flow, HttpFlow)
+        self.played += 1
+        return flow
+
+    def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
+        """Return the recorded answer; the last one again when all were given."""
+        name = self._known_as(name)
+        recording = self._shelf.dns(name, rtype.upper()) if self.can_play else None
+        if recording is None:
+            return explain_dns(self, name, rtype.upper())
+        flow = recording.flow()
+        assert isinstance(flow, DnsFlow)
+        self.played += 1
+        return flow
+
+    def connection_error(
+        self, host: str, names: tuple[str, ...], address: str, port: int
+    ) -> FlowError | None:
+        """Return how the next connection to this place failed when recorded, if it did."""
+        if not self.can_play:
+            return None
+        known = dict.fromkeys([*(self._known_as(n) for n in (host, *names) if n), address])
+        error = self._shelf.failure(known, port, self.use.repeat)
+        self.played += error is not None
+        return error
+
+    def knows(self, host_or_address: str, port: int) -> bool:
+        """Tell whether anything is recorded for this host, or address of one, and port."""
+        return self._shelf.knows(self._known_as(host_or_address), port)
+
+    @property
+    def hosts(self) -> set[str]:
+        """The names that any recorded flow has."""
+        return self._shelf.hosts
+
+    @property
+    def unused(self) -> list[AnyFlow]:
+        """Recorded exchanges and failures that were not played; none when the mode plays none.
+
+        They are for people to look at: of a body over 1 MiB only the size is there.
+        """
+        if not self.can_play:
+            return []
+        candidates = [*self._shelf.exchanges, *self._shelf.failures]
+        return [recording.outline() for recording in candidates if not recording.played]
+
+    @property
+    def shelf(self) -> Shelf:
+        return self._shelf
+
+    @property
+    def matcher(self) -> Matcher:
+        return self._matcher
+
+    def _line(self, request: HttpRequest) -> Line:
+        return self._matcher.line(
+            request.method, request.scheme, request.host, request.port, request.target
+        )
+
+    def _rest(self, request: HttpRequest) -> Rest:
+        if not self._matcher.needs_rest:
+            return ()
+        body = request.body
+        if not body.size or not self._matcher.needs_body:
+            return self._matcher.rest(request.headers, b"")
+        if body.size > WHOLE:
+            return self._matcher.rest(request.headers, self._scrubber.stream(body.pieces()))
+        return self._matcher.rest(request.headers, body.content)
+
+    def _known_as(self, name: str) -> str:
+        return without_tags(self._scrubber.name(name.lower().rstrip("."))) or "."
+
+    # Recording
+
+    def record(self, flow: AnyFlow) -> None:
+        """Remember a finished flow. It is not changed, and must not be from now on."""
+        if self.can_record and _worth_recording(flow):
+            self._pending.append(flow)
+            self.recorded += 1
+
+    def flush(self) -> None:
+        """Scrub what is pending and append it to the journal."""
+        if not self._pending or self._failure:
+            return
+        pending, self._pending = self._pending, []
+        readable = [flow for flow in pending if _bodies_exist(flow)]
+        if len(readable) < len(pending):
+            lost = len(pending) - len(readable)
+            self.recorded -= lost
+            self.warnings.append(f"{self.path}: {count_of(lost)} lost: a spooled body is gone")
+        try:
+            self._journal.append(readable)
+        except OSError as error:
+            self._failure = error
+            self._journal.remove()
+
+    def save(self) -> Saved:
+        """Merge what was recorded into the file. Raises `CassetteError`; the file then stays."""
+        self.flush()
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise cannot_write(self.path, failure)
+        if not self._journal.path:
+            return Saved(self.path)
+        try:
+            with contextlib.closing(self._journal.source()) as added:
+                saved = self._save(added)
+        finally:
+            self.discard()
+        return saved
+
+    def _save(self, added: Source) -> Saved:
+        removed: Counter[bytes] = Counter()
+
+        def keep(base: Source) -> list[Recording]:
+            if self.use.mode is RecordMode.REWRITE and not session.is_of_session(
+                base, self._session
+            ):
+                return []
+            if self.use.mode is RecordMode.ALL:
+                return self._not_replaced(base, added, removed)
+            return base.recordings
+
+        saved = save(
+            self.path, added, keep, self._salt, start_over=self.use.mode is RecordMode.REWRITE
+        )
+        if self.use.mode is RecordMode.ALL:
+            session.saved(self.path, self._session, saved.version, removed)
+        return saved
+
+    def _not_replaced(
+        self, base: Source, added: Source, removed: Counter[bytes]
+    ) -> list[Recording]:
+        """Return what stays of `base` in mode all: all but old recordings that have a new one."""
+        older = session.older_than_session(base, self._session)
+        fresh = {self._key(recording) for recording in added.recordings}
+        kept = []
+        for recording in base.recordings:
+            digest = session.digest(recording) if older else b""
+            if older[digest] > 0 and self._key(recording) in fresh:
+                older[digest] -= 1
+                removed[digest] += 1
+            else:
+                kept.append(recording)
+        return kept
+
+    def _key(self, recording: Recording) -> tuple[object, ...]:
+        record = recording.record()
+        if isinstance(record, HttpRecord):
+            r, source = record.request, recording.source
+            line = self._matcher.line(r.method, r.scheme, r.host, r.port, r.target)
+            if not self._matcher.needs_rest:
+                return line
+            pieces = source.content(r.body) if r.body.size <= WHOLE else source.pieces(r.body)
+            return (*line, self._matcher.rest(Headers(r.headers), pieces))
+        flow = recording.outline()
+        kind = flow.type if isinstance(flow, DnsFlow) else flow.protocol
+        return flow.host, flow.port, kind, flow.address
+
+    def discard(self) -> None:
+        """Drop what was recorded and not saved, and its journal."""
+        self._pending = []
+        self._journal.remove()
+        self._journal = Journal(self.path, self._salt, self._scrubber)
+
+    def close(self) -> None:
+        """Discard, and close the file. Spool files of played bodies stay in the spool folder."""
+        self.discard()
+        if self._source:
+            self._source.close()
+
+
+def _worth_recording(flow: AnyFlow) -> bool:
+    """Leave out what did not come from the network, and loopback connections left alone."""
+    if flow.origin is not Origin.LIVE:
+        return False
+    return not (isinstance(flow, TcpFlow) and flow.reason == "loopback" and flow.error is None)
+
+
+def _bodies_exist(flow: AnyFlow) -> bool:
+    if not isinstance(flow, HttpFlow):
+        return True
+    messages = (flow.request, *([flow.response] if flow.response else []))
+    return all(not m.body.path or os.path.exists(m.body.path) for m in messages)
+
+
+def _new_salt(path: str) -> bytes:
+    """Return the salt of a new cassette, always the same for a name.
+
+    It lies in the file, so it protects nothing by being random; what it does is to give a secret
+    different tags in different cassettes. Derived from the name it does that, and the same traffic
+    gives the same bytes on every machine.
+    """
+    return hashlib.blake2b(
+        os.path.basename(path).encode("utf-8", "surrogateescape"), digest_size=16
+    ).digest()

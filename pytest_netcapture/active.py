@@ -1,0 +1,291 @@
+"""The hooks of a process that runs tests, when capture is on.
+
+1. A test's scope begins before its first fixture and ends after its last, so reruns are tests of
+   their own (pytest-rerunfailures) and setup and teardown traffic is the test's.
+2. Fixtures of wider scope are set up and torn down in the session's namespace; a finalizer added
+   before a fixture's own runs after it, one added after runs before it (FixtureDef.addfinalizer).
+3. What a test must not do fails it after the phase that did it, even when its code swallowed the
+   error; an error of the test's own is kept, and the problem becomes a section of its report.
+4. A bad option ends the run with status 4, as pytest's own do; a machine that cannot capture, and
+   an engine that is gone, with status 3. Nothing is run uncaptured instead.
+
+Proved by tests/plugin.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Sequence
+from typing import Any, NoReturn
+
+import msgspec
+import pytest
+
+from pytest_netcapture import controller, markers, stacks, summary
+from pytest_netcapture.capture import Netcapture
+from pytest_netcapture.cassette_names import Owners
+from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
+from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.messages import Counts
+from pytest_netcapture.plugin import ACTIVE
+from pytest_netcapture.report.exchange import flow_line
+from pytest_netcapture.report.problem import problem_text
+from pytest_netcapture.session import Session
+from pytest_netcapture.sources import Sources
+from pytest_netcapture.summary import Summary
+
+SECTION = "netcapture"
+_CONFIGURED = "_netcapture_configured"
+_GIVEN_BY_FIXTURE = pytest.StashKey[dict[str, Any]]()
+_COUNTS = pytest.StashKey[Counts]()
+_MOST_UNUSED = 10
+_CI = "CI is set, so the record mode is none unless an option or a marker says otherwise"
+
+
+def start(config: pytest.Config) -> None:
+    """Enter the sandbox, or prepare for workers that will; register the hooks."""
+    plugins = config.pluginmanager
+    try:
+        sources = Sources(config, config.known_args_namespace)
+        settings = sources.for_session()
+        printed = Summary()
+        if controller.is_controller(config):
+            plugins.register(controller.Controller(printed), "netcapture-controller")
+        else:
+            plugins.register(Active(config, sources, Session.start(settings), printed), ACTIVE)
+        if not controller.is_worker():
+            plugins.register(printed, summary.NAME)
+    except UsageError as error:
+        raise pytest.UsageError(f"netcapture: {error}") from None
+    except (EnvironmentProblem, EngineGone) as error:
+        if controller.is_worker():
+            raise  # the controller explains it
+        sys.stderr.write(f"ERROR: netcapture cannot start: {error}\n")
+        raise SystemExit(3) from None
+
+
+class Active:
+    """What a session does at each of pytest's steps."""
+
+    def __init__(
+        self, config: pytest.Config, sources: Sources, session: Session, printed: Summary
+    ) -> None:
+        self._config = config
+        self._sources = sources
+        self._session = session
+        self._summary = printed
+        self._fatal = ""
+        self._warned: set[str] = set()
+        stacks.install()
+
+    def pytest_report_header(self) -> list[str]:
+        return [f"netcapture: {self._session.redirector}", *self._session.notes]
+
+    # ── collection ───────────────────────────────────────────────────────────────────────────
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Check every test's markers before the first one runs."""
+        owners = Owners()
+        try:
+            # Conftests have been read: ini and command line are final.
+            self._sources = Sources(self._config)
+            for item in items:
+                use = self._sources.for_item(item).cassette
+                if use is not None and not self._sources.shares(item):
+                    owners.claim(use.path, item.nodeid)
+                self._ask_for_config(item)
+        except UsageError as error:
+            raise pytest.UsageError(f"netcapture: {error}") from None
+
+    def _ask_for_config(self, item: pytest.Item) -> None:
+        """Have the project's own `netcapture_config` fixture, where there is one, applied first."""
+        names = getattr(item, "fixturenames", None)
+        if names is None or _CONFIGURED in names:
+            return
+        if item.session._fixturemanager.getfixturedefs("netcapture_config", item):
+            names.insert(0, _CONFIGURED)
+
+    @pytest.fixture
+    def _netcapture_configured(self, request: pytest.FixtureRequest) -> None:
+        returned = request.getfixturevalue("netcapture_config")
+        item, scope = request.node, self._session.scope
+        try:
+            given = item.stash[_GIVEN_BY_FIXTURE] = markers.fixture_options(returned)
+            if scope is not None:
+                scope.update(self._sources.for_item(item, given))
+        except NetcaptureError as error:
+            pytest.fail(f"{item.nodeid}: {error}", pytrace=False)
+
+    # ── one test ─────────────────────────────────────────────────────────────────────────────
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self._begin(item)
+        return (yield from self._phase(item, "setup"))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        return (yield from self._phase(item, "call"))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        try:
+            result = yield from self._phase(item, "teardown")
+        except BaseException:
+            _add_section(item, "teardown", self._end(item))
+            raise
+        _fail_for(self._end(item))
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        counts = item.stash.get(_COUNTS, None)
+        if call.when == "teardown" and counts is not None:
+            summary.attach(report, msgspec.structs.asdict(counts))
+            del item.stash[_COUNTS]
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
+        if fixturedef.scope == "function":
+            return (yield)
+        session = self._session
+        fixturedef.addfinalizer(session.leave_home)
+        session.enter_home()
+        try:
+            return (yield)
+        finally:
+            session.leave_home()
+            fixturedef.addfinalizer(session.enter_home)
+
+    def fixture_for(self, request: pytest.FixtureRequest) -> Netcapture:
+        scope = self._session.scope
+        if scope is None:
+            raise UsageError(f"{request.node.nodeid}: no test runs")
+        return Netcapture(scope)
+
+    def _begin(self, item: pytest.Item) -> None:
+        try:
+            settings = self._sources.for_item(item)
+            secrets = os.environ if settings.cassette else None
+            scope = self._session.begin(item.nodeid, settings, secrets)
+        except (EngineGone, EnvironmentProblem) as error:
+            self._stop(error)
+        except NetcaptureError as error:
+            pytest.fail(str(error), pytrace=False)
+        else:
+            self._warn(item, scope.warnings)
+
+    def _phase(self, item: pytest.Item, when: str) -> Generator[None, Any, Any]:
+        try:
+            result = yield
+        except BaseException:
+            _add_section(item, when, self._new_problems(item))
+            raise
+        _fail_for(self._new_problems(item))
+        return result
+
+    def _new_problems(self, item: pytest.Item) -> list[str]:
+        try:
+            self._session.check_engine()
+            found = self._session.new_problems()
+        except (EngineGone, EnvironmentProblem) as error:
+            self._stop(error)
+        return [self._text(problem, item) for problem in found]
+
+    def _end(self, item: pytest.Item) -> list[str]:
+        """Close the books of the running test; return what is wrong with them."""
+        scope = self._session.scope
+        if scope is None:
+            return []
+        settings = scope.settings_now
+        try:
+            ended = self._session.end(scope, os.environ if settings.cassette else None)
+        except (EngineGone, EnvironmentProblem) as error:
+            self._stop(error)
+        item.stash[_COUNTS] = ended.counts
+        self._warn(item, ended.warnings)
+        texts = [self._text(problem, item) for problem in ended.problems]
+        if settings.strict and ended.unused:
+            path = settings.cassette.path if settings.cassette else ""
+            texts.append(_unused_text(path, ended.unused))
+        return texts
+
+    def _warn(self, item: pytest.Item, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                item.warn(pytest.PytestWarning(warning))
+
+    def _text(self, problem: Problem, item: pytest.Item | None = None) -> str:
+        root = str(self._config.rootpath)
+        frames = stacks.stack_for(problem.flow.inode) if problem.flow else []
+        if problem.flow and not frames and problem.flow.protocol == "dns":
+            frames = stacks.stack_for_name(problem.flow.host)
+        text = problem_text(problem, stacks.relevant(frames, root), root)
+        if problem.kind == "unmatched" and item is not None and self._is_because_of_ci(item):
+            text += f"\n           {_CI}"
+        return text
+
+    def _is_because_of_ci(self, item: pytest.Item) -> bool:
+        given = item.stash.get(_GIVEN_BY_FIXTURE, None)
+        return self._sources.mode_is_because_of_ci(item, given)
+
+    def _stop(self, error: NetcaptureError) -> NoReturn:
+        """End the run: nothing more can be captured."""
+        self._fatal = self._fatal or str(error)
+        pytest.exit(self._fatal, returncode=3)
+
+    # ── the run ──────────────────────────────────────────────────────────────────────────────
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        counts, messages = self._last_words()
+        self._summary.add(counts, messages)
+        output = getattr(self._config, "workeroutput", None)
+        if output is not None:
+            output[controller.OUTPUT] = {
+                "counts": counts,
+                "messages": messages,
+                "fatal": self._fatal,
+            }
+        self._summary.decide(session)
+
+    def _last_words(self) -> tuple[dict[str, int], list[str]]:
+        """Return what happened outside of tests."""
+        try:
+            closed = self._session.close()
+        except EngineGone as error:
+            return {}, [] if self._fatal else [str(error)]
+        messages = [self._text(problem) for problem in closed.problems]
+        log = self._session.log()
+        if log:
+            messages.append(f"the engine reports a bug of its own; please report it:\n{log}")
+        return msgspec.structs.asdict(closed.counts), messages
+
+
+def _fail_for(texts: Sequence[str]) -> None:
+    __tracebackhide__ = True
+    if texts:
+        pytest.fail("\n\n".join(texts), pytrace=False)
+
+
+def _add_section(item: pytest.Item, when: str, texts: Sequence[str]) -> None:
+    if texts:
+        item.add_report_section(when, SECTION, "\n\n".join(texts))
+
+
+def _unused_text(path: str, unused: Sequence[AnyFlow]) -> str:
+    lines = [f"unused: {len(unused)} of the interactions in {path} were not played"]
+    lines += [f"  {flow_line(flow)}" for flow in unused[:_MOST_UNUSED]]
+    if len(unused) > _MOST_UNUSED:
+        lines.append(f"  … {len(unused) - _MOST_UNUSED} more")
+    lines.append(
+        "  do       record it again: --netcapture-record-mode=rewrite, or drop --netcapture-strict"
+    )
+    return "\n".join(lines)

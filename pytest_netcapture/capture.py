@@ -1,0 +1,291 @@
+"""The `netcapture` fixture: a test's traffic to look at, to make claims about, and to direct.
+
+1. It holds no flows and no sockets: `FlowSource` (the session) has them, for the running test only.
+2. What a claim means is in claims.py, which flows a criterion means in matching.py.
+3. A claim that fails is `AssertionMismatch`, an `AssertionError`; one that makes no sense is
+   `UsageError`. Neither shows frames of ours.
+4. `wait_for` waits for what is complete: an exchange that is answered or failed, unless the
+   criteria say ``status=None``. It looks after each change, so it misses none and never polls.
+5. What `.allow` and its like change holds for the rest of the test; the latest word wins.
+
+Proved by tests/test_capture.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from operator import methodcaller
+from typing import Any, Protocol
+
+import msgspec
+
+from pytest_netcapture import claims, programs
+from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
+from pytest_netcapture.flows import (
+    AnyFlow,
+    DnsFlow,
+    Flow,
+    HttpFlow,
+    Origin,
+    Problem,
+    TcpFlow,
+    TlsFailure,
+    UdpFlow,
+)
+from pytest_netcapture.matching import Criteria
+from pytest_netcapture.messages import CassetteState
+from pytest_netcapture.programs import CompletedProgram, Program
+from pytest_netcapture.settings import (
+    HostMapping,
+    HostPattern,
+    Settings,
+    parse_mapping,
+    parse_pattern,
+)
+from pytest_netcapture.views import DnsView, HttpView, View
+
+__tracebackhide__ = methodcaller("errisinstance", NetcaptureError)
+
+
+class FlowSource(Protocol):
+    """What the session gives the fixture of one test."""
+
+    def flows(self) -> list[AnyFlow]:
+        """Return the test's flows in order of appearance, unfinished ones included."""
+
+    def problems(self) -> list[Problem]:
+        """Return what will fail the test at its end."""
+
+    def wait_change(self, seen: int, timeout: float) -> int:
+        """Block until the change counter differs from `seen` or `timeout` passed; return it."""
+
+    def settings(self) -> Settings:
+        """Return what holds for the test now."""
+
+    def update(self, settings: Settings) -> None:
+        """Let `settings` hold for the rest of the test."""
+
+    def cassette(self) -> CassetteState | None:
+        """Return the state of the test's cassette, if it has one."""
+
+    def program(self, name: str) -> FlowSource:
+        """Begin a scope, with a namespace of its own, for one program of the test."""
+
+    def enter(self) -> None:
+        """Move the calling thread into this scope's namespace."""
+
+
+class Netcapture:
+    """The `netcapture` fixture."""
+
+    def __init__(self, source: FlowSource) -> None:
+        self._source = source
+
+    def __repr__(self) -> str:
+        return repr(self.flows)
+
+    @property
+    def flows(self) -> View[Flow]:
+        return View(self._source.flows)
+
+    @property
+    def http(self) -> HttpView:
+        return HttpView(self._source.flows, name="http", kind=HttpFlow)
+
+    @property
+    def dns(self) -> DnsView:
+        return DnsView(self._source.flows, name="dns", kind=DnsFlow)
+
+    @property
+    def tcp(self) -> View[TcpFlow]:
+        return View(self._source.flows, name="tcp", kind=TcpFlow)
+
+    @property
+    def udp(self) -> View[UdpFlow]:
+        return View(self._source.flows, name="udp", kind=UdpFlow)
+
+    @property
+    def tls_failures(self) -> View[TlsFailure]:
+        return View(self._source.flows, name="tls_failures", kind=TlsFailure)
+
+    @property
+    def blocked(self) -> View[Flow]:
+        return View(self._source.flows, name="blocked", keep=_is_blocked)
+
+    @property
+    def cassette(self) -> CassetteState | None:
+        """Return `.path`, `.mode`, `.played`, `.recorded`, `.unused`; None without a cassette."""
+        return self._source.cassette()
+
+    def assert_requested(
+        self,
+        method: Any = None,
+        url: Any = None,
+        /,
+        *,
+        times: int | None = None,
+        at_least: int = 1,
+        **criteria: Any,
+    ) -> None:
+        """Claim that matching requests were made: exactly `times`, or `at_least` so many."""
+        place = "netcapture.assert_requested"
+        wanted = Criteria.build(method, url, criteria, place=place, kind=HttpFlow)
+        _check_count(times, f"{place}: times")
+        _check_count(at_least, f"{place}: at_least")
+        _raise(claims.requested(self._source.flows(), wanted, times, at_least))
+
+    def assert_not_requested(self, method: Any = None, url: Any = None, /, **criteria: Any) -> None:
+        """Claim that no matching request was made; fails when that cannot be told."""
+        place = "netcapture.assert_not_requested"
+        wanted = Criteria.build(method, url, criteria, place=place, kind=HttpFlow)
+        _raise(claims.not_requested(self._source.flows(), wanted))
+
+    def assert_connected(self, host: str, port: int) -> None:
+        """Claim that a connection to a host (name, glob or address) and port was established."""
+        place = "netcapture.assert_connected"
+        wanted = Criteria.build(None, None, {"host": host, "port": port}, place=place)
+        _raise(claims.connected(self._source.flows(), wanted, f"{host}:{port}"))
+
+    def assert_resolved(self, name: str) -> None:
+        """Claim that a name (or glob) was looked up and found to exist."""
+        place = "netcapture.assert_resolved"
+        given = {"name": name, "rcode": "NOERROR"}
+        wanted = Criteria.build(None, None, given, place=place, kind=DnsFlow)
+        _raise(claims.resolved(self._source.flows(), wanted, name))
+
+    def assert_order(self, first: Any, then: Any, /, *more: Any) -> None:
+        """Claim that matching flows appeared in this order, whatever was between them.
+
+        A step is a url or glob, a (method, url) pair, or a dict of criteria.
+        """
+        place = "netcapture.assert_order"
+        given = (first, then, *more)
+        steps = [
+            claims.step_criteria(one, f"{place}: step {number}")
+            for number, one in enumerate(given, 1)
+        ]
+        _raise(claims.in_order(self._source.flows(), steps))
+
+    def assert_no_traffic(self) -> None:
+        """Claim that there was no flow of any kind, DNS and loopback included."""
+        _raise(claims.no_traffic(self._source.flows()))
+
+    def wait_for(
+        self,
+        method: Any = None,
+        url: Any = None,
+        /,
+        *,
+        timeout: float = 5,
+        **criteria: Any,
+    ) -> Any:
+        """Wait for a matching flow and return it. `timeout` in seconds."""
+        place = "netcapture.wait_for"
+        wanted = Criteria.build(method, url, criteria, place=place)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
+            raise UsageError(
+                f"{place}: timeout={timeout!r} is not a time in seconds", cure="write timeout=5"
+            )
+        needs_end = criteria.get("status", ...) is not None
+        deadline = _now() + timeout
+        seen = self._source.wait_change(-1, 0)
+        while True:
+            every = self._source.flows()
+            for flow in every:
+                if wanted.matches(flow) and (not needs_end or claims.is_complete(flow)):
+                    return flow
+            left = deadline - _now()
+            if left <= 0:
+                raise claims.too_late(every, wanted, timeout)
+            seen = self._source.wait_change(seen, left)
+
+    def run(self, args: Any, **kwargs: Any) -> CompletedProgram:
+        """Run a program in a sandbox of its own as `subprocess.run` does; it has `.flows` too."""
+        return programs.run(self._source, args, **kwargs)
+
+    def popen(self, args: Any, **kwargs: Any) -> Program:
+        """Start a program in a sandbox of its own: a `subprocess.Popen` with `.flows`."""
+        return programs.popen(self._source, args, **kwargs)
+
+    def allow(self, *patterns: str) -> None:
+        """Let connections to `patterns` out for the rest of this test, whatever is blocked."""
+        added = _patterns(patterns, "netcapture.allow")
+        self._change(lambda s: {"allow": s.allow + added, "deny": _without(s.deny, added)})
+
+    def block(self, *patterns: str) -> None:
+        """Block connections to `patterns`, or all but the allowed, for the rest of this test."""
+        added = _patterns(patterns, "netcapture.block", least=0)
+        if added:
+            self._change(lambda s: {"deny": s.deny + added, "allow": _without(s.allow, added)})
+        else:
+            self._change(lambda _: {"block": True})
+
+    def passthrough(self, *patterns: str) -> None:
+        """Leave connections to `patterns` undecrypted for the rest of this test."""
+        added = _patterns(patterns, "netcapture.passthrough")
+        self._change(lambda s: {"passthrough": s.passthrough + added})
+
+    def map_host(self, *mappings: str | Mapping[str, str]) -> None:
+        """Dial connections to FROM at TO for the rest of this test: {from: to} or "FROM=TO"."""
+        added = _mappings(mappings, "netcapture.map_host")
+        self._change(lambda s: {"map_host": added + s.map_host})
+
+    def _change(self, changes: Callable[[Settings], dict[str, Any]]) -> None:
+        settings = self._source.settings()
+        self._source.update(msgspec.structs.replace(settings, **changes(settings)))
+
+
+def _now(clock: Callable[[], float] = time.monotonic) -> float:
+    """Return seconds; the clock is bound here, since tests that freeze time patch `time`."""
+    return clock()
+
+
+def _raise(mismatch: AssertionMismatch | None) -> None:
+    if mismatch is not None:
+        raise mismatch
+
+
+def _check_count(value: object, place: str) -> None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return
+    raise UsageError(f"{place}={value!r} is not a number of times", cure="write 0, 1, 2, …")
+
+
+def _is_blocked(flow: Flow) -> bool:
+    return flow.origin is Origin.BLOCKED
+
+
+def _patterns(patterns: Sequence[str], place: str, least: int = 1) -> tuple[HostPattern, ...]:
+    if len(patterns) < least:
+        raise UsageError(f"{place}: no pattern was given", cure=f'write {place}("api.example.com")')
+    for one in patterns:
+        if not isinstance(one, str):
+            cure = (
+                f"write {place}(*{one!r})" if isinstance(one, (list, tuple)) else "write a string"
+            )
+            raise UsageError(f"{place}: {one!r} is not a host pattern", cure=cure)
+    return tuple(parse_pattern(one, place) for one in patterns)
+
+
+def _without(
+    patterns: tuple[HostPattern, ...], others: tuple[HostPattern, ...]
+) -> tuple[HostPattern, ...]:
+    return tuple(one for one in patterns if one not in others)
+
+
+def _mappings(mappings: Sequence[Any], place: str) -> tuple[HostMapping, ...]:
+    texts: list[str] = []
+    for one in mappings:
+        if isinstance(one, str):
+            texts.append(one)
+        elif isinstance(one, Mapping):
+            texts += [f"{source}={target}" for source, target in one.items()]
+        else:
+            raise UsageError(
+                f"{place}: {one!r} is not a mapping",
+                cure='write {"api.example.com": "127.0.0.1:8443"} or "FROM=TO"',
+            )
+    if not texts:
+        raise UsageError(f"{place}: no mapping was given", cure='write {"api.example.com": "…"}')
+    return tuple(parse_mapping(text, place) for text in texts)

@@ -1,0 +1,125 @@
+"""The test process's end of the control channel: blocking, one request at a time.
+
+1. Tests patch `socket`, freeze time and fork: every function used here is bound at import, no
+   clock is read, and a forked child that inherits the channel is refused.
+2. A reply that does not come because the engine is gone raises `EngineGone` with the engine's log.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from pytest_netcapture import errors
+from pytest_netcapture.messages import FRAME, Failed, Page, Reply, Request, encode
+
+_getpid = os.getpid
+_poll = select.poll
+_CMSG_SPACE = socket.CMSG_SPACE(16 * 4)
+_SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
+
+R = TypeVar("R")
+
+
+class Channel:
+    """One connected Unix stream socket. `log` returns the engine's last words for `EngineGone`."""
+
+    def __init__(self, sock: socket.socket, page: Page, log: Callable[[], str]) -> None:
+        self._page = page
+        self._socket = sock
+        self._recvmsg, self._sendall = sock.recvmsg, sock.sendall
+        self._log = log
+        self._pid = _getpid()
+        self._lock = threading.RLock()
+        self._buffer = bytearray()
+        self._fds: list[int] = []
+        self._decoder = msgspec.msgpack.Decoder(Reply)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def ask(self, request: Request, kind: type[R]) -> tuple[R, list[int]]:
+        """Send `request`; return the reply, which is a `kind`, and its descriptors.
+
+        Raises the error that the engine reports, or `EngineGone`.
+        """
+        if _getpid() != self._pid:
+            raise errors.UsageError(
+                "the netcapture fixture was used in a forked child of the test process",
+                cure="use it in the test itself; the child's traffic is captured all the same",
+            )
+        with self._lock:
+            try:
+                self._page.ask()
+                self._sendall(encode(request))
+            except OSError as error:
+                raise self._gone(str(error)) from None
+            return self.receive(kind)
+
+    def receive(self, kind: type[R]) -> tuple[R, list[int]]:
+        """Return the next message. Raises as `ask`."""
+        with self._lock:
+            reply = self._next()
+            if isinstance(reply, Failed):
+                raise _error_from(reply)
+            if not isinstance(reply, kind):
+                raise TypeError(f"engine replied {type(reply).__name__}, not {kind.__name__}")
+            wanted = getattr(reply, "fds", 0)
+            fds, self._fds = self._fds[:wanted], self._fds[wanted:]
+            return reply, fds
+
+    def alive(self) -> bool:
+        """Tell whether the engine still holds its end, without waiting."""
+        poll = _poll()
+        poll.register(self._socket, select.POLLIN | select.POLLRDHUP)
+        return not any(
+            e & (select.POLLHUP | select.POLLRDHUP | select.POLLERR) for _, e in poll.poll(0)
+        )
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _next(self) -> Reply:
+        buffer = self._buffer
+        while len(buffer) < 4 or len(buffer) < 4 + FRAME.unpack_from(buffer)[0]:
+            self._fill()
+        end = 4 + FRAME.unpack_from(buffer)[0]
+        reply: Reply = self._decoder.decode(memoryview(buffer)[4:end].tobytes())
+        del buffer[:end]
+        return reply
+
+    def _fill(self) -> None:
+        try:
+            data, ancillary, _, _ = self._recvmsg(1 << 16, _CMSG_SPACE)
+        except OSError as error:
+            raise self._gone(str(error)) from None
+        if not data:
+            raise self._gone("its control channel closed")
+        for level, kind, content in ancillary:
+            if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self._fds.extend(fds)
+        self._buffer += data
+
+    def _gone(self, why: str) -> errors.EngineGone:
+        log = self._log().strip()
+        return errors.EngineGone(
+            f"the capture engine ended in the middle of the session ({why})"
+            + (f"; its last words:\n{log}" if log else "; it left no log"),
+            cure="run again; if it happens again, report the lines above",
+            slug="docs/limits.md#engine-gone",
+        )
+
+
+def _error_from(failed: Failed) -> Exception:
+    kind = getattr(errors, failed.blame, errors.NetcaptureError)
+    error: Exception = kind(failed.message, cure=failed.cure, slug=failed.slug)
+    return error

@@ -1,0 +1,190 @@
+"""Claims about traffic: pure functions from flows to an `AssertionMismatch`, or to None.
+
+1. "Requested" is about exchanges. A claim that something was *not* requested fails when it cannot
+   be told, because a connection to that host was not decoded: no claim passes for want of sight.
+2. "Connected" and "resolved" are about what succeeded; an attempt that failed is shown as a near
+   miss. A flow counts for the host its request names and for the one that was dialled.
+3. "In order" is about when flows appeared; others may lie between.
+
+Proved by tests/test_capture.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import methodcaller
+from typing import Any
+
+from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
+from pytest_netcapture.flows import AnyFlow, DnsFlow, Flow, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.matching import Criteria
+from pytest_netcapture.report.mismatch import mismatch_text
+from pytest_netcapture.report.text import count
+
+__tracebackhide__ = methodcaller("errisinstance", NetcaptureError)
+
+_NEVER_CONNECTED = frozenset({"refused", "unreachable", "unresolved"})
+
+
+def requested(
+    every: Sequence[AnyFlow], wanted: Criteria, times: int | None, at_least: int
+) -> AssertionMismatch | None:
+    """Claim that so many exchanges match: exactly `times`, or if that is None, `at_least`."""
+    exchanges = [flow for flow in every if isinstance(flow, HttpFlow)]
+    found = sum(map(wanted.matches, exchanges))
+    if found == times or (times is None and found >= at_least):
+        return None
+    expected = _times(times) if times is not None else f"at least {_times(at_least)}"
+    claim = f"expected {expected}, seen {_times(found)}: {wanted.describe()}"
+    return _mismatch(claim, wanted, exchanges, every, cure=_undecoded_cure(every, wanted))
+
+
+def not_requested(every: Sequence[AnyFlow], wanted: Criteria) -> AssertionMismatch | None:
+    """Claim that no exchange matches, nor could have matched unseen (rule 1)."""
+    exchanges = [flow for flow in every if isinstance(flow, HttpFlow)]
+    found = sum(map(wanted.matches, exchanges))
+    if found:
+        claim = f"expected no request, seen {_times(found)}: {wanted.describe()}"
+        return _mismatch(claim, wanted, exchanges, every)
+    unseen = _undecoded(every, wanted)
+    if unseen:
+        claim = f"cannot tell whether this was requested: {wanted.describe()}"
+        return _mismatch(claim, None, unseen, unseen, cure=_undecoded_cure(every, wanted))
+    return None
+
+
+def connected(every: Sequence[AnyFlow], wanted: Criteria, server: str) -> AssertionMismatch | None:
+    """Claim that a connection to `server`, which `wanted` describes, was established."""
+    attempts = [flow for flow in every if not isinstance(flow, DnsFlow)]
+    matching = [flow for flow in attempts if _connects_to(flow, wanted)]
+    if any(map(is_established, matching)):
+        return None
+    if matching:
+        claim = f"expected a connection to {server}, none was established"
+        return _mismatch(claim, None, matching, every)
+    return _mismatch(f"expected a connection to {server}, there was none", wanted, attempts, every)
+
+
+def resolved(every: Sequence[AnyFlow], wanted: Criteria, name: str) -> AssertionMismatch | None:
+    """Claim that a question matches `wanted`."""
+    if any(map(wanted.matches, every)):
+        return None
+    questions = [flow for flow in every if isinstance(flow, DnsFlow)]
+    return _mismatch(f"expected {name} to be resolved", wanted, questions, every)
+
+
+def in_order(every: Sequence[AnyFlow], steps: Sequence[Criteria]) -> AssertionMismatch | None:
+    """Claim that flows match `steps` one after the other."""
+    start = 0
+    for number, step in enumerate(steps, 1):
+        at = next((i for i in range(start, len(every)) if step.matches(every[i])), None)
+        if at is None:
+            return _mismatch(_order_claim(steps, number, every), None, every, every)
+        start = at + 1
+    return None
+
+
+def no_traffic(every: Sequence[AnyFlow]) -> AssertionMismatch | None:
+    """Claim that there is no flow of any kind."""
+    if not every:
+        return None
+    return _mismatch(f"expected no traffic, seen {count(len(every), 'flow')}", None, every, every)
+
+
+def too_late(every: Sequence[AnyFlow], wanted: Criteria, timeout: float) -> AssertionMismatch:
+    """Return what to raise when no match was complete within `timeout` seconds."""
+    what = "answered" if any(map(wanted.matches, every)) else "seen"
+    claim = f"not {what} within {timeout:g} s: {wanted.describe()}"
+    return _mismatch(claim, wanted, every, every)
+
+
+def step_criteria(step: Any, place: str) -> Criteria:
+    """Take a url or glob, a (method, url) pair, or a dict of criteria. Raises `UsageError`."""
+    if isinstance(step, str):
+        return Criteria.build(None, step, {}, place=place)
+    if isinstance(step, Mapping):
+        return Criteria.build(None, None, step, place=place)
+    if isinstance(step, tuple) and len(step) == 2:
+        return Criteria.build(step[0], step[1], {}, place=place)
+    cure = 'write "https://host/path", ("GET", "https://host/path") or {"path": "/path"}'
+    raise UsageError(f"{place}: {step!r} is not a step", cure=cure)
+
+
+def is_complete(flow: Flow) -> bool:
+    """Tell whether a flow has come to what it was for: an answer, an error, an end."""
+    if isinstance(flow, HttpFlow):
+        return flow.response is not None or flow.error is not None or bool(flow.ended)
+    if isinstance(flow, DnsFlow):
+        return bool(flow.rcode) or flow.error is not None or bool(flow.ended)
+    return True
+
+
+def is_established(flow: Flow) -> bool:
+    """Tell whether the client got a connection."""
+    if flow.origin is Origin.BLOCKED:
+        return False
+    if flow.origin is Origin.UNMATCHED:
+        return isinstance(flow, HttpFlow)
+    if flow.error is None:
+        return True
+    if flow.error.kind == "timeout":
+        return not isinstance(flow, TcpFlow) or flow.sent > 0
+    return flow.error.kind not in _NEVER_CONNECTED
+
+
+def _mismatch(
+    claim: str,
+    wanted: Criteria | None,
+    flows: Sequence[AnyFlow],
+    every: Sequence[AnyFlow],
+    *,
+    cure: str = "",
+) -> AssertionMismatch:
+    text = mismatch_text(claim, wanted, flows, everything=every)
+    return AssertionMismatch(text, cure=cure)
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
+def _order_claim(steps: Sequence[Criteria], number: int, every: Sequence[AnyFlow]) -> str:
+    missing = steps[number - 1]
+    seen = any(map(missing.matches, every))
+    why = "came only before the steps ahead of it" if seen else "never came"
+    lines = [f"expected {len(steps)} steps in order, step {number} {why}"]
+    lines += [
+        f"  {'✓' if n < number else '✗' if n == number else ' '} {n}. {step.describe()}"
+        for n, step in enumerate(steps, 1)
+    ]
+    return "\n".join(lines)
+
+
+def _connects_to(flow: Flow, wanted: Criteria) -> bool:
+    """Tell whether a flow's connection is meant, by the request's host or by the one dialled."""
+    return wanted.matches(flow) or wanted.matches(_connection(flow))
+
+
+def _connection(flow: Flow) -> TcpFlow:
+    return TcpFlow(host=flow.host, port=flow.port, address=flow.address)
+
+
+def _undecoded(every: Sequence[AnyFlow], wanted: Criteria) -> list[AnyFlow]:
+    """Return connections to the wanted host in which a request would not have been seen."""
+    server = wanted.only("host", "port")
+    if "host" not in server.names():
+        return []
+    return [
+        flow
+        for flow in every
+        if isinstance(flow, TcpFlow) and is_established(flow) and server.matches(flow)
+    ]
+
+
+def _undecoded_cure(every: Sequence[AnyFlow], wanted: Criteria) -> str:
+    unseen = _undecoded(every, wanted)
+    if not unseen:
+        return ""
+    if any(isinstance(flow, TcpFlow) and flow.reason == "loopback" for flow in unseen):
+        return "loopback is not decoded; to see its requests, use --netcapture-loopback=capture"
+    return "these connections were not decoded; take the host out of passthrough"

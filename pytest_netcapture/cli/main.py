@@ -1,0 +1,48 @@
+"""`netcapture`: the command's entry point and its exit statuses.
+
+0, 1 (found a difference or failed), 2 (usage), 3 (cannot capture on this machine); `run` exits as
+its program does.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pytest_netcapture.cli.doctor import doctor
+from pytest_netcapture.cli.run import run
+from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pytest-netcapture")
+def cli() -> None:
+    """Capture, record and replay the network traffic of any program.
+
+    Example: netcapture run --record api.cassette -- curl https://api.example.com/
+    """
+
+
+cli.add_command(run)
+cli.add_command(doctor)
+
+
+def main() -> None:
+    """Run the command; errors by blame become exit statuses."""
+    try:
+        sys.exit(cli(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except UsageError as error:
+        click.echo(f"netcapture: {error}", err=True)
+        sys.exit(2)
+    except (EnvironmentProblem, EngineGone) as error:
+        click.echo(f"netcapture: cannot capture on this machine: {error}", err=True)
+        sys.exit(3)
+    except NetcaptureError as error:
+        click.echo(f"netcapture: {error}", err=True)
+        sys.exit(1)

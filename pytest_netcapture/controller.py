@@ -1,0 +1,97 @@
+"""The hooks of a pytest-xdist controller: it captures nothing itself.
+
+1. A worker has threads before plugins are loaded, so it cannot enter a user namespace: the
+   controller does, and lends the workers what an engine needs, only while it starts them.
+2. What ends a worker that cannot capture ends the run: xdist would start others to fail alike.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_netcapture.session import lend_capabilities, prepare_controller
+from pytest_netcapture.summary import Summary
+
+OUTPUT = "netcapture"
+"""The key of `workeroutput`: {"counts": {...}, "messages": [...], "fatal": ""}."""
+
+_ERRORS = "pytest_netcapture.errors."
+_USAGE = "UsageError: netcapture: "
+
+
+def is_controller(config: pytest.Config) -> bool:
+    """Tell whether this process will only hand out tests (pytest-xdist's -n or --tx)."""
+    known = config.known_args_namespace
+    if not config.pluginmanager.hasplugin("xdist") or is_worker():
+        return False
+    return bool(getattr(known, "numprocesses", None) or getattr(known, "tx", None))
+
+
+def is_worker() -> bool:
+    """Tell whether xdist runs us: its worker's code is executed in a module of that name.
+
+    Its environment variables say nothing: a pytest that a worker's test starts has them too.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == "__channelexec__":
+            return True
+    return False
+
+
+class Controller:
+    """Starts workers, adds up what they tell."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+        self._replacing = False
+        prepare_controller()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self) -> None:
+        lend_capabilities(True)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionstart(self) -> Generator[None, None, None]:
+        try:
+            yield
+        finally:
+            lend_capabilities(False)
+
+    @pytest.hookimpl(optionalhook=True, wrapper=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> Generator[None, Any, Any]:
+        told = getattr(node, "workeroutput", {}).get(OUTPUT)
+        if told:
+            self._summary.add(told["counts"], told["messages"])
+            if told["fatal"]:
+                pytest.exit(told["fatal"], returncode=3)
+        elif error:
+            _explain(str(error))
+            self._replacing = True
+            lend_capabilities(True)
+        return (yield)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_newgateway(self) -> None:
+        if self._replacing:
+            self._replacing = False
+            lend_capabilities(False)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self._summary.decide(session)
+
+
+def _explain(error: str) -> None:
+    """End the run if a worker's last words are an error that every worker would have."""
+    _, usage, text = error.rpartition(_USAGE)
+    if usage:
+        raise pytest.UsageError(text.strip())
+    _, ours, text = error.rpartition(_ERRORS)
+    if ours:
+        pytest.exit(f"netcapture cannot start: {text.partition(': ')[2].strip()}", returncode=3)

@@ -1,0 +1,1 @@
+"""The engine: its own process, in the host's network, where captured connections end."""

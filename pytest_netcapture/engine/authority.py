@@ -1,0 +1,270 @@
+"""The throwaway certificate authority: its key is made in memory, lives there and dies there.
+
+1. One P-256 key signs all leaves, another is all leaves' own: RSA would cost 40 ms a leaf.
+2. A leaf satisfies strict verifiers (X509_V_FLAG_X509_STRICT, Go, Java, rustls/webpki): SAN, EKU,
+   key identifiers, critical basic constraints and key usage, under 398 days.
+3. A second, rogue CA that no client is ever given signs leaves for servers whose own certificate is
+   not trusted: an unknown issuer stays an unknown issuer.
+4. Keys reach OpenSSL through a memory file; without memfd through a 0600 file removed at once.
+5. tests/engine/test_authority.py shakes hands, and compares `subject_hash` with openssl's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import hashlib
+import ipaddress
+import os
+import secrets
+import ssl
+import tempfile
+from collections.abc import Iterator
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_BEFORE = dt.timedelta(days=2)
+_AFTER = dt.timedelta(days=30)
+_COMMON_NAME_LIMIT = 64
+_CACHED = 1000
+
+
+class _Issuer:
+    """A CA: its name, key and certificate."""
+
+    def __init__(self, name: str, now: dt.datetime) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        public = self.key.public_key()
+        identifier = x509.SubjectKeyIdentifier.from_public_key(public)
+        self.authority_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+            identifier
+        )
+        self.certificate = (
+            x509.CertificateBuilder()
+            .subject_name(self.name)
+            .issuer_name(self.name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BEFORE)
+            .not_valid_after(now + _AFTER)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(identifier, critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+
+
+class Authority:
+    """Makes server contexts with leaves for any names; `ca_pem` is what clients are to trust."""
+
+    def __init__(self) -> None:
+        now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
+        self._default = (now - _BEFORE, now + _AFTER)
+        tag = secrets.token_hex(4)
+        self._issuer = _Issuer(f"netcapture throwaway CA {tag}", now)
+        self._rogue = _Issuer(f"netcapture untrusted CA {tag}", now)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._public = self._key.public_key()
+        self._key_identifier = x509.SubjectKeyIdentifier.from_public_key(self._public)
+        self._key_pem = self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        self._cached = functools.lru_cache(_CACHED)(self._make_context)
+
+    @property
+    def ca_pem(self) -> bytes:
+        return self._issuer.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def ca_der(self) -> bytes:
+        return self._issuer.certificate.public_bytes(serialization.Encoding.DER)
+
+    @property
+    def subject_hash(self) -> str:
+        """The name of the CA's file in a hashed certificate directory, without ".0"."""
+        return subject_hash(self._issuer.name)
+
+    def server_context(
+        self,
+        names: tuple[str, ...],
+        *,
+        alpn: tuple[str, ...] = (),
+        not_before: dt.datetime | None = None,
+        not_after: dt.datetime | None = None,
+        trusted: bool = True,
+    ) -> ssl.SSLContext:
+        """Return a context with a leaf for `names` (DNS names, wildcards, addresses); cached."""
+        return self._cached(tuple(names), tuple(alpn), not_before, not_after, trusted)
+
+    def _make_context(
+        self,
+        names: tuple[str, ...],
+        alpn: tuple[str, ...],
+        not_before: dt.datetime | None,
+        not_after: dt.datetime | None,
+        trusted: bool,
+    ) -> ssl.SSLContext:
+        issuer = self._issuer if trusted else self._rogue
+        validity = (not_before or self._default[0], not_after or self._default[1])
+        leaf = self._leaf(names, validity, issuer)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        pem = leaf.public_bytes(serialization.Encoding.PEM) + self._key_pem
+        with _as_file(pem) as path:
+            context.load_cert_chain(path)
+        return context
+
+    def _leaf(
+        self,
+        names: tuple[str, ...],
+        validity: tuple[dt.datetime, dt.datetime],
+        issuer: _Issuer,
+    ) -> x509.Certificate:
+        alternatives = _alternatives(names)
+        subject = _subject(alternatives)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer.name)
+            .public_key(self._public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(validity[0])
+            .not_valid_after(validity[1])
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName(alternatives), critical=not len(subject.rdns)
+            )
+            .add_extension(self._key_identifier, critical=False)
+            .add_extension(issuer.authority_key, critical=False)
+            .sign(issuer.key, hashes.SHA256())
+        )
+
+
+def names_of(der: bytes) -> tuple[str, ...]:
+    """Return the DNS names and addresses that a certificate is for, or else its common name."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        subject = [
+            str(a.value) for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        ]
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return tuple(subject)
+    except ValueError:
+        return ()
+    dns = extension.value.get_values_for_type(x509.DNSName)
+    addresses = extension.value.get_values_for_type(x509.IPAddress)
+    return (*dns, *map(str, addresses))
+
+
+def validity_of(der: bytes) -> tuple[dt.datetime, dt.datetime]:
+    """Return the UTC times between which a certificate is valid."""
+    certificate = x509.load_der_x509_certificate(der)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def subject_hash(name: x509.Name) -> str:
+    """Return OpenSSL's X509_NAME_hash: the first 32 bits of the canonical encoding's SHA-1.
+
+    Little-endian, in hex. Canonical (x_name.c, `x509_name_canon`) is: each value as UTF8String in
+    lower case, white space trimmed and collapsed, without the outer SEQUENCE.
+    """
+    canonical = b"".join(_canonical_rdn(rdn) for rdn in name.rdns)
+    digest = hashlib.sha1(canonical, usedforsecurity=False).digest()
+    return f"{int.from_bytes(digest[:4], 'little'):08x}"
+
+
+def _canonical_rdn(rdn: x509.RelativeDistinguishedName) -> bytes:
+    entries = []
+    for attribute in rdn:
+        oid = x509.Name([x509.NameAttribute(attribute.oid, "x")]).public_bytes()
+        value = " ".join(str(attribute.value).lower().split()).encode()
+        entries.append(_tlv(0x30, _oid_of(oid) + _tlv(0x0C, value)))
+    return _tlv(0x31, b"".join(sorted(entries)))
+
+
+def _oid_of(encoded_name: bytes) -> bytes:
+    """Cut the OID out of a name of one short attribute (three headers of two bytes before it)."""
+    return encoded_name[6 : 8 + encoded_name[7]]
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 128:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(length))) + length + content
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternatives(names: tuple[str, ...]) -> list[x509.GeneralName]:
+    out: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            out.append(x509.IPAddress(ipaddress.ip_address(name.strip("[]").partition("%")[0])))
+        except ValueError:
+            out.append(x509.DNSName(_ascii(name)))
+    return out or [x509.DNSName("invalid")]
+
+
+def _ascii(name: str) -> str:
+    """Return a DNS name as A-labels (RFC 5890); what has none keeps its ASCII part."""
+    name = name.rstrip(".") or "invalid"
+    if name.isascii():
+        return name
+    try:
+        return ".".join(
+            label if label.isascii() else label.encode("idna").decode() for label in name.split(".")
+        )
+    except UnicodeError:
+        return name.encode("ascii", "ignore").decode() or "invalid"
+
+
+def _subject(alternatives: list[x509.GeneralName]) -> x509.Name:
+    """Return a subject with the first name, or none if that is too long (RFC 5280, A.1)."""
+    common = str(alternatives[0].value)
+    if len(common) > _COMMON_NAME_LIMIT:
+        return x509.Name([])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Give `content` a path for as long as OpenSSL reads it."""
+    try:
+        descriptor = os.memfd_create("netcapture", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        with tempfile.NamedTemporaryFile(prefix="netcapture-", suffix=".pem") as file:
+            file.write(content)
+            file.flush()
+            yield file.name
+        return
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

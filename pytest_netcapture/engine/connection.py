@@ -1,0 +1,482 @@
+"""One captured TCP connection: the sockets, and the layer that reads between them.
+
+1. The first bytes are peeked at, not read: who speaks first and what they say decides the layer,
+   and TLS is then left to the transport (recv(2) MSG_PEEK, SO_RCVLOWAT).
+2. What a layer writes while the other side is slow is bounded: a full client pauses the server and
+   the other way round.
+3. A reset arrives as a reset (SO_LINGER 0), an end as an end.
+4. The scope is looked up for each flow, not for the connection: a pooled connection serves the
+   test that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from pytest_netcapture.engine.attribution import Owner
+from pytest_netcapture.engine.bodies import SpoolingBody
+from pytest_netcapture.engine.dialer import Candidate
+from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Layer
+from pytest_netcapture.engine.layers.opening import OpeningLayer
+from pytest_netcapture.engine.layers.raw import RawLayer
+from pytest_netcapture.engine.outlet import Outlet
+from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
+from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, TcpFlow
+
+if TYPE_CHECKING:
+    from pytest_netcapture.engine.main import Engine
+    from pytest_netcapture.engine.upstream_tls import Upstream
+
+_LINGER_RESET = struct.pack("ii", 1, 0)
+_HIGH_WATER = 1 << 18
+SMALL_WINDOW = 1 << 14
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is."""
+
+    namespace: int
+    client: Address
+    address: Address
+    names: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    loopback: bool = False
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A connection that the gate lets in; `server` is its socket if it was dialled."""
+
+    plan: Plan
+    server: socket.socket | None
+    flow: TcpFlow
+    owner: Owner
+
+
+def reset_socket(sock: socket.socket | None) -> None:
+    """Close with a reset (socket(7), SO_LINGER 0)."""
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        sock.close()
+
+
+class _Side(asyncio.Protocol):
+    """A transport's callbacks, passed on to the connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not inherit from asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=_HIGH_WATER)
+
+
+class _Client(_Side):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.connection.client_ready(cast("asyncio.Transport", transport))
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.layer.client_data(data)
+
+    def eof_received(self) -> bool:
+        self.connection.client_ended = True
+        self.connection.layer.client_eof()
+        return not self.connection.endpoint.tls
+
+    def pause_writing(self) -> None:
+        self.connection.client_full(True)
+
+    def resume_writing(self) -> None:
+        self.connection.client_full(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connection.client_lost(exc)
+
+
+class _Server(_Side):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.connection.server_ready(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.layer.server_data(data)
+
+    def eof_received(self) -> bool:
+        self.connection.server_ended = True
+        self.connection.layer.server_eof()
+        return not self.connection.endpoint.tls
+
+    def pause_writing(self) -> None:
+        self.connection.server_full(True)
+
+    def resume_writing(self) -> None:
+        self.connection.server_full(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connection.server_lost(self, exc)
+
+
+class Connection:
+    """The `Context` of a layer, live."""
+
+    def __init__(self, engine: Engine, client: socket.socket, pending: Pending) -> None:
+        self.engine = engine
+        self.plan = plan = pending.plan
+        self.owner = pending.owner
+        self._connection_flow: TcpFlow | None = pending.flow
+        name = plan.names[0] if plan.names else plan.address[0]
+        self.endpoint = Endpoint(name, plan.address[1], names=plan.names)
+        self.layer: Layer = OpeningLayer(self)
+        self.client_ended = self.server_ended = False
+        self._client_socket: socket.socket | None = client
+        self._server_socket = pending.server
+        self._client: asyncio.Transport | None = None
+        self._server: _Server | None = None
+        self._to_client = Outlet()
+        self._to_server = Outlet()
+        self._connecting = False
+        self._closed = False
+        self._client_reset = False
+        self._flows: dict[int, AnyFlow] = {}
+        self.tls_name = ""
+        self.tls_alpn: tuple[str, ...] = ()
+        self._left = 0
+        self._resolved: tuple[Scope, bool] = (engine.scopes.session, False)
+        self._resolved_at = -1
+
+    # ── what the opening (opening.py) sets up ────────────────────────────────────────────────
+
+    async def start(
+        self, layer: Layer | None = None, context: ssl.SSLContext | None = None
+    ) -> None:
+        """Hand the sockets to transports, with TLS towards the client when `context` is given."""
+        if layer is not None:
+            self.layer = layer
+        sock, self._client_socket = self._client_socket, None
+        assert sock is not None
+        if self._server_socket is not None:
+            await self.adopt_server()
+        options = {"ssl_shutdown_timeout": 1.0} if context else {}
+        await self.engine.loop.connect_accepted_socket(
+            lambda: _Client(self), sock, ssl=context, **options
+        )
+
+    async def adopt_server(self) -> None:
+        """Make a transport of the socket that the gate connected."""
+        sock, self._server_socket = self._server_socket, None
+        await self.engine.loop.create_connection(lambda: _Server(self), sock=sock)
+
+    def adopt_upstream(self, upstream: Upstream) -> None:
+        """Use a connection on which TLS has been spoken."""
+        assert isinstance(upstream.protocol, _Server)
+        self._server = upstream.protocol
+        self._to_server.attach(upstream.transport)
+
+    def server_side(self) -> _Server:
+        return _Server(self)
+
+    @property
+    def scope(self) -> Scope:
+        return self._scope()[0]
+
+    @property
+    def client_socket(self) -> socket.socket | None:
+        return self._client_socket
+
+    @property
+    def server_socket(self) -> socket.socket | None:
+        return self._server_socket
+
+    @property
+    def has_server(self) -> bool:
+        return self._server is not None or self._connecting
+
+    def take_server_socket(self) -> socket.socket | None:
+        sock, self._server_socket = self._server_socket, None
+        return sock
+
+    # ── Context ──────────────────────────────────────────────────────────────────────────────
+
+    def now(self) -> int:
+        return time.monotonic_ns()
+
+    def to_client(self, data: bytes) -> None:
+        if not self._closed:
+            self._to_client.write(data)
+
+    def to_client_stream(self, pieces: Iterable[bytes]) -> None:
+        self._to_client.stream(pieces)
+
+    def to_server(self, data: bytes) -> None:
+        self._to_server.write(data)
+        if self._to_server.waiting > _HIGH_WATER and self._client is not None:
+            self._pause(self._client, True)
+
+    def to_server_stream(self, pieces: Iterable[bytes]) -> None:
+        self._to_server.stream(pieces)
+
+    def eof_client(self) -> None:
+        self._to_client.then(self._eof_client_now)
+
+    def eof_server(self) -> None:
+        self._to_server.then(self._eof_server_now)
+
+    def close(self) -> None:
+        if self._to_client and self._client is not None and not self._client.is_closing():
+            self._to_client.then(self._close_now)
+        else:
+            self._close_now()
+
+    def reset(self) -> None:
+        reset_socket(self._client_socket)
+        self._client_socket = None
+        self._to_client.clear()
+        if self._client is not None:
+            _abort(self._client)
+        self.drop_server()
+
+    def connect(self) -> None:
+        if self._server is not None or self._connecting:
+            return
+        self._connecting = True
+        self.engine.opener.connect(self)
+
+    def drop_server(self) -> None:
+        server, self._server = self._server, None
+        self._to_server.clear()
+        self._to_server.transport = None
+        if server is not None and server.transport is not None:
+            self._count_left(server.transport)
+            if self._client_reset:
+                _abort(server.transport)
+            else:
+                server.transport.abort()
+        reset_socket(self._server_socket)
+        self._server_socket = None
+
+    def decides_late(self) -> bool:
+        return self.scope.plays
+
+    def decide(self, flow: AnyFlow) -> Decision:
+        assert isinstance(flow, HttpFlow)
+        return self.engine.decide(self, flow)
+
+    def body_sink(self) -> BodySink:
+        scope = self.scope
+        window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
+        return SpoolingBody(self.engine.scopes.spool(scope), window, now=self.now)
+
+    def begin(self, flow: AnyFlow) -> None:
+        scope, late = self._scope()
+        flow.started = flow.started or self.now()
+        flow.address = self.plan.address
+        flow.client = self.plan.client
+        if not flow.host:
+            flow.host, flow.port = self.endpoint.host, self.endpoint.port
+        self._flows[id(flow)] = flow
+        first, self._connection_flow = self._connection_flow, None
+        if first is not None and first.scope == scope.id:
+            self.engine.scopes.replace(first, flow)
+        else:
+            self.engine.scopes.add(scope, flow, late)
+
+    def record(self, flow: AnyFlow) -> None:
+        flow.ended = self.now()
+        flow.process, flow.inode = self.owner.process(), self.owner.inode
+        self._flows.pop(id(flow), None)
+        self.engine.recorded(flow)
+
+    def become_raw(
+        self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
+    ) -> None:
+        if self._server is None and not self._connecting and self.scope.plays:
+            self.engine.unreplayable(self, reason)
+            self.reset()
+            return
+        self.layer = RawLayer(self, reason=reason)
+        if self._server is None:
+            self.connect()
+        if client_pending:
+            self.layer.client_data(client_pending)
+        if server_pending:
+            self.layer.server_data(server_pending)
+
+    # ── what the transports say ──────────────────────────────────────────────────────────────
+
+    def connected(self, upstream_side: _Server | None, error: FlowError | None) -> None:
+        """Take the answer to `connect`."""
+        self._connecting = False
+        if upstream_side is None or self._closed:
+            if upstream_side is not None and upstream_side.transport is not None:
+                upstream_side.transport.abort()
+            self.layer.server_failed(error or FlowError("reset", "the client is gone"))
+            return
+        self._server = upstream_side
+        transport = upstream_side.transport
+        assert transport is not None
+        self._to_server.attach(transport)
+        if self._client is not None:
+            self._pause(self._client, False)
+        self.layer.server_connected()
+
+    def client_full(self, full: bool) -> None:
+        if self._server is not None and self._server.transport is not None:
+            self._pause(self._server.transport, full)
+        self._to_client.set_full(full)
+
+    def server_full(self, full: bool) -> None:
+        if self._client is not None:
+            self._pause(self._client, full)
+        self._to_server.set_full(full)
+
+    def client_lost(self, error: Exception | None) -> None:
+        if self._closed:
+            return
+        self._client_gone()
+        self._client_reset = error is not None
+        if error is not None:
+            self.layer.aborted("client", FlowError("reset", str(error)))
+        elif not self.client_ended:
+            self.client_ended = True
+            self.layer.client_eof()
+        self._finish()
+
+    def server_lost(self, side: _Server, error: Exception | None) -> None:
+        if side.transport is not None and self._server is side:
+            self._count_left(side.transport)
+        if self._closed or self._server is not side:
+            return
+        self._server = None
+        if error is not None:
+            self.layer.aborted("server", FlowError("reset", str(error)))
+        elif not self.server_ended:
+            self.layer.server_eof()
+        self.server_ended = False
+
+    def client_ready(self, transport: asyncio.Transport) -> None:
+        self._client = transport
+        self._to_client.attach(transport)
+
+    def server_ready(self, side: _Server) -> None:
+        """Use the transport of the socket that the gate connected."""
+        if self._server is None and not self._connecting and side.transport is not None:
+            self._server = side
+            self._to_server.attach(side.transport)
+
+    def count_left(self) -> None:
+        """Count the packets that have left this machine so far."""
+        if self._server is not None and self._server.transport is not None:
+            self._count_left(self._server.transport)
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────
+
+    def _scope(self) -> tuple[Scope, bool]:
+        asked = self.engine.control.catch_up()
+        if asked != self._resolved_at:
+            self._resolved = self.engine.scopes.resolve(
+                self.plan.namespace, self.owner.is_test_process
+            )
+            self._resolved_at = asked
+        return self._resolved
+
+    def _close_now(self) -> None:
+        reset_socket(self._client_socket)
+        self._client_socket = None
+        if self._client is not None:
+            self._client.close()
+        else:
+            self._finish()
+        self._end_server()
+        reset_socket(self._server_socket)
+        self._server_socket = None
+
+    def _eof_client_now(self) -> None:
+        if self._client is None or self.endpoint.tls or not self._client.can_write_eof():
+            self._close_now()
+            return
+        with contextlib.suppress(OSError, RuntimeError):
+            self._client.write_eof()
+        self._close_if_ended()
+
+    def _eof_server_now(self) -> None:
+        server = self._server.transport if self._server else None
+        if server is None:
+            return
+        if server.can_write_eof():
+            with contextlib.suppress(OSError, RuntimeError):
+                server.write_eof()
+            self._close_if_ended()
+        else:
+            server.close()
+
+    def _close_if_ended(self) -> None:
+        if self.client_ended and self.server_ended:
+            self.close()
+
+    def _end_server(self) -> None:
+        """End the server's side as the client ended its own: with a reset after a reset."""
+        server, self._server = self._server, None
+        if server is None or server.transport is None:
+            return
+        self._count_left(server.transport)
+        if self._client_reset:
+            _abort(server.transport)
+        else:
+            server.transport.close()
+
+    def _client_gone(self) -> None:
+        self._closed = True
+        self._to_client.clear()
+
+    def _finish(self) -> None:
+        """Nothing more can happen: end what is still open, and let go."""
+        self._closed = True
+        self._end_server()
+        if self._flows:  # a stream that was cut off: the layer knows what has come of it
+            self.layer.aborted("client", FlowError("eof", "the connection ended first"))
+        if self._connection_flow is not None:
+            self.record(self._connection_flow)
+            self._connection_flow = None
+        for flow in list(self._flows.values()):
+            self.record(flow)
+        self.engine.gone(self)
+
+    def _count_left(self, transport: asyncio.Transport) -> None:
+        sock = transport.get_extra_info("socket")
+        peer = transport.get_extra_info("peername")
+        if sock is not None and peer:
+            total = self.engine.dialer.left_by(sock, peer[0])
+            self.engine.left_machine(total - self._left)
+            self._left = total
+
+    @staticmethod
+    def _pause(transport: asyncio.Transport, pause: bool) -> None:
+        if transport.is_closing():
+            return
+        with contextlib.suppress(RuntimeError):
+            if pause:
+                transport.pause_reading()
+            elif not transport.is_reading():
+                transport.resume_reading()
+
+
+def _abort(transport: asyncio.Transport) -> None:
+    """Close a transport with a reset."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    transport.abort()

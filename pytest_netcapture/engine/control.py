@@ -1,0 +1,134 @@
+"""The engine's end of the control channel.
+
+1. The kernel orders a test's `Begin` before its first packet, but an event loop may see the packet
+   first. So `catch_up` reads and handles what has been said so far, and everything that attributes
+   a packet to a scope calls it before it looks.
+2. Handlers answer at once or return an awaitable; the test process waits for each reply, so at most
+   one request is ever open.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from pytest_netcapture.errors import NetcaptureError
+from pytest_netcapture.messages import FRAME, Failed, Page, Reply, Request, encode
+
+Answer = tuple[Reply, Sequence[int]]
+Handler = Callable[[Request], "Answer | Awaitable[Answer]"]
+
+
+class Control:
+    """Read requests, send replies. `closed` is called when the test process is gone."""
+
+    def __init__(
+        self, sock: socket.socket, page: Page, handler: Handler, closed: Callable[[], None]
+    ) -> None:
+        self._page = page
+        self.handled = 0
+        """Requests handled so far: a scope looked up at the same count is still the right one."""
+        sock.setblocking(False)
+        self._socket = sock
+        self._handler = handler
+        self._closed = closed
+        self._buffer = bytearray()
+        self._decoder = msgspec.msgpack.Decoder(Request)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        loop.add_reader(self._socket.fileno(), self.drain)
+
+    def catch_up(self) -> int:
+        """Handle what the test process has asked by now; return how many requests that makes."""
+        if self._page.asked != self.handled:
+            self.drain()
+        return self.handled
+
+    def drain(self) -> None:
+        while not self._ended:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._end()
+                return
+            self._buffer += data
+            self._handle_frames()
+
+    def send(self, reply: Reply, fds: Sequence[int] = ()) -> None:
+        """Send one message, descriptors on its first byte. Blocks: the reader waits for it."""
+        data = memoryview(encode(reply))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._socket.setblocking(True)
+        try:
+            sent = self._socket.sendmsg([data], rights)
+            self._socket.sendall(data[sent:])
+        except OSError:
+            self._end()
+        finally:
+            if not self._ended:
+                self._socket.setblocking(False)
+
+    def close(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+    def _handle_frames(self) -> None:
+        buffer = self._buffer
+        while len(buffer) >= 4:
+            end = 4 + FRAME.unpack_from(buffer)[0]
+            if len(buffer) < end:
+                return
+            frame = bytes(buffer[4:end])
+            del buffer[:end]
+            self._handle(frame)
+
+    def _handle(self, frame: bytes) -> None:
+        self.handled += 1
+        try:
+            answer = self._handler(self._decoder.decode(frame))
+        except Exception as error:
+            self.send(_failed(error))
+            return
+        if isinstance(answer, tuple):
+            self.send(*answer)
+            return
+        task = self._loop.create_task(self._later(answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _later(self, answer: Awaitable[Answer]) -> None:
+        try:
+            reply, fds = await answer
+        except Exception as error:
+            self.send(_failed(error))
+        else:
+            self.send(reply, fds)
+
+    def _end(self) -> None:
+        if not self._ended:
+            self.close()
+            self._closed()
+
+
+def _failed(error: Exception) -> Failed:
+    if isinstance(error, NetcaptureError):
+        return Failed(type(error).__name__, error.message, error.cure, error.slug)
+    import traceback
+
+    detail = "".join(traceback.format_exception(error))
+    return Failed(
+        "NetcaptureError", f"the engine failed at a request:\n{detail}", "report this as a bug"
+    )

@@ -1,0 +1,194 @@
+"""UDP: name queries are answered here, other datagrams relayed to where they were going.
+
+1. A datagram to a blocked or, on replay, unrecorded destination vanishes, as on a network; the
+   problem is noted.
+2. A loopback destination falls outward like a connection; since UDP has no handshake, a refusal
+   (ICMP) moves the flow on to the next candidate with what it has sent so far, and after the
+   last one reaches the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.engine import pipeline
+from pytest_netcapture.engine.attribution import UDP, Owner
+from pytest_netcapture.engine.dialer import Candidate, is_loopback
+from pytest_netcapture.flows import UdpFlow
+from pytest_netcapture.redirect.base import DatagramFlow
+
+if TYPE_CHECKING:
+    from pytest_netcapture.engine.main import Engine
+    from pytest_netcapture.engine.scopes import Scope
+
+_UNANSWERED = 16
+"""Datagrams kept to send again to the next candidate while nobody has answered."""
+
+
+class Datagrams:
+    """Handles every UDP flow of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def open(self, flow: DatagramFlow) -> None:
+        engine = self._engine
+        engine.control.catch_up()
+        owner = engine.attribution.owner(flow.namespace, UDP, flow.client, flow.original_dst)
+        if flow.original_dst[1] == 53:
+            _Queries(engine, flow, owner)
+            return
+        scope, late = engine.scopes.resolve(flow.namespace, owner.is_test_process)
+        address, port = flow.original_dst
+        names = engine.names.of(address)
+        seen = UdpFlow(
+            host=names[0] if names else address,
+            port=port,
+            address=flow.original_dst,
+            client=flow.client,
+            started=engine.now(),
+            datagrams_sent=1,
+            sent=len(flow.first),
+        )
+        engine.scopes.add(scope, seen, late)
+        seen.process, seen.inode = owner.process(), owner.inode
+        if not is_loopback(address) and self._refused(scope, seen, names):
+            flow.close()
+            return
+        candidates = engine.candidates(flow.namespace, names, flow.original_dst, scope.settings)
+        engine.spawn(self._relay(flow, seen, scope, candidates))
+
+    def _refused(self, scope: Scope, seen: UdpFlow, names: tuple[str, ...]) -> bool:
+        assert seen.address is not None
+        if scope.plays and not scope.records:
+            miss = Miss(
+                MissKind.NEVER,
+                "datagrams are not replayed yet",
+                advice="let the test reach its server",
+            )
+            self._engine.scopes.problem(scope, pipeline.unmatched(seen, miss))
+            return True
+        reason = pipeline.allowed(scope.settings, names, *seen.address)
+        if reason:
+            self._engine.scopes.problem(scope, pipeline.blocked(seen, reason))
+        return bool(reason)
+
+    async def _relay(
+        self, flow: DatagramFlow, seen: UdpFlow, scope: Scope, candidates: list[Candidate]
+    ) -> None:
+        relay = _Relay(self._engine, flow, seen, candidates)
+        relay.send(flow.first)
+        flow.listen(relay.from_client)
+        flow.on_end(relay.close)
+        self._engine.recorded(seen, scope)
+
+
+class _Queries:
+    """The name queries of one client socket."""
+
+    def __init__(self, engine: Engine, flow: DatagramFlow, owner: Owner) -> None:
+        self._engine = engine
+        self._flow = flow
+        self._owner = owner
+        flow.listen(self._query)
+        self._query(flow.first)
+
+    def _query(self, data: bytes) -> None:
+        self._engine.spawn(self._answer(data))
+
+    async def _answer(self, data: bytes) -> None:
+        flow = self._flow
+        reply = await self._engine.dns.answer(
+            data, flow.namespace, flow.client, self._owner, tcp=False
+        )
+        if reply is not None:
+            flow.reply(reply)
+
+
+class _Relay:
+    """One flow of datagrams to the first candidate that does not refuse it."""
+
+    def __init__(
+        self, engine: Engine, flow: DatagramFlow, seen: UdpFlow, candidates: list[Candidate]
+    ) -> None:
+        self._engine = engine
+        self._flow = flow
+        self._seen = seen
+        self._candidates = candidates
+        self._socket: socket.socket | None = None
+        self._away = False
+        self._unanswered: list[bytes] = []
+        self._next()
+
+    def from_client(self, data: bytes) -> None:
+        self._seen.datagrams_sent += 1
+        self._seen.sent += len(data)
+        self.send(data)
+
+    def send(self, data: bytes) -> None:
+        if len(self._unanswered) < _UNANSWERED and not self._seen.datagrams_received:
+            self._unanswered.append(data)
+        self._send(data)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._engine.loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, data: bytes) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(data)
+            if self._away:
+                self._engine.left_machine(1)
+        except BlockingIOError:
+            return  # a full queue drops datagrams, as a network does
+        except OSError:
+            self._next()
+
+    def _next(self) -> None:
+        """Move on to the next candidate, and say there what nobody has answered."""
+        self.close()
+        while self._candidates:
+            candidate = self._candidates.pop(0)
+            if candidate.namespace is None and not self._engine.dialer.permitted(
+                candidate.address[0]
+            ):
+                continue
+            sock = self._engine.dialer.make_socket(
+                candidate.namespace, candidate.address[0], socket.SOCK_DGRAM
+            )
+            try:
+                sock.connect(candidate.address)
+            except OSError:
+                sock.close()
+                continue
+            self._socket = sock
+            self._away = not is_loopback(candidate.address[0])
+            self._engine.loop.add_reader(sock.fileno(), self._readable)
+            for data in list(self._unanswered):
+                self._send(data)
+            return
+        self._flow.refuse()
+        self._flow.close()  # the next datagram begins anew: a server may be there by then
+
+    def _readable(self) -> None:
+        while self._socket is not None:
+            try:
+                data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._next()
+                return
+            self._seen.datagrams_received += 1
+            self._seen.received += len(data)
+            self._unanswered.clear()
+            self._engine.scopes.changed()
+            with contextlib.suppress(OSError):
+                self._flow.reply(data)

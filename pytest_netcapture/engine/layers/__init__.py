@@ -1,0 +1,1 @@
+"""Sans-IO protocol layers: bytes in, effects out, no sockets, no clocks."""

@@ -1,0 +1,155 @@
+"""Write a recorded response as HTTP/1 (RFC 9112).
+
+1. Fields go out verbatim and in order; only what would contradict the bytes that follow is changed:
+   Content-Length when the length differs, Transfer-Encoding for an HTTP/1.0 client.
+2. A chunked body is framed by its recorded chunks; content coding is applied again with a flush at
+   each of them, so that a client that reads chunk by chunk sees what it saw.
+3. The connection ends where it would have: Connection: close, HTTP/1.0, a body ended by the close.
+4. A body larger than `WHOLE` is streamed; if it is coded, its length is found by coding it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from pytest_netcapture.engine.codings import encode
+from pytest_netcapture.engine.layers.http1_framing import bodyless
+from pytest_netcapture.engine.layers.layer import Play
+from pytest_netcapture.flows import Body, Headers, HttpRequest, HttpResponse
+
+WHOLE = 1 << 18
+
+
+@dataclass(slots=True)
+class Answer:
+    """What to send: `data`, then `stream`; then close or reset the connection if it says so."""
+
+    data: bytes = b""
+    stream: Iterator[bytes] | None = None
+    closes: bool = False
+    resets: bool = False
+
+
+def render(request: HttpRequest, play: Play, *, continued: bool = False) -> Answer:
+    """Return the answer that `play` gives; `continued`: the client had its 100 already."""
+    response = play.response
+    answer = Answer()
+    if response is not None:
+        answer = _respond(request, response, continued=continued, whole=play.error is None)
+    if play.error is not None:
+        answer.closes = play.error.kind in ("eof", "malformed")
+        answer.resets = not answer.closes and play.error.kind != "timeout"
+    return answer
+
+
+def _respond(
+    request: HttpRequest, response: HttpResponse, *, continued: bool, whole: bool
+) -> Answer:
+    old = request.http_version == "1.0"
+    fields, special = response.headers.fields, _special(response.headers)
+    closes = _closes(request, response, special.get("connection", ""))
+    interim = b"" if old else _interim(response, continued=continued)
+    if bodyless(request.method, response.status):
+        return Answer(interim + _head(response, fields), closes=closes)
+    chunked = "chunked" in special.get("transfer-encoding", "")
+    if chunked and not old:
+        head = interim + _head(response, fields)
+        return _sized(head, _chunked(response, whole=whole), response.body.size, closes=closes)
+    if chunked:
+        fields = response.headers.replace("transfer-encoding", None).fields
+    body = response.body
+    if body.size <= WHOLE:
+        data = b"".join(_coded(body))
+        length, pieces = len(data), iter((data,))
+    else:
+        length = sum(map(len, _coded(body))) if body.coding else body.size
+        pieces = _coded(body)
+    until_close = response.closes or chunked
+    if whole and not until_close and special.get("content-length") != str(length):
+        fields = Headers(fields).replace("content-length", str(length)).fields
+    head = interim + _head(response, fields)
+    return _sized(head, pieces, body.size, closes=closes or until_close)
+
+
+def _sized(head: bytes, pieces: Iterator[bytes], size: int, *, closes: bool) -> Answer:
+    if size <= WHOLE:
+        return Answer(head + b"".join(pieces), closes=closes)
+    return Answer(head, pieces, closes=closes)
+
+
+def _coded(body: Body) -> Iterator[bytes]:
+    return encode(body.pieces(), body.coding) if body.coding else body.pieces()
+
+
+def _chunked(response: HttpResponse, *, whole: bool) -> Iterator[bytes]:
+    body = response.body
+    pieces: Iterator[bytes] = _recorded_chunks(body) if body.chunks else body.pieces()
+    if body.coding:
+        pieces = encode(pieces, body.coding)
+    for piece in pieces:
+        if piece:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    if whole:
+        yield b"0\r\n" + _lines(response.trailers.fields) + b"\r\n"
+
+
+def _recorded_chunks(body: Body) -> Iterator[bytes]:
+    """Cut the body where it was cut; what the sizes do not cover is a last chunk."""
+    held = b""
+    source = body.pieces()
+    for size in body.chunks:
+        parts = [held]
+        have = len(held)
+        while have < size and (piece := next(source, b"")):
+            parts.append(piece)
+            have += len(piece)
+        joined = b"".join(parts)
+        yield joined[:size]
+        held = joined[size:]
+    yield held
+    yield from source
+
+
+def _head(response: HttpResponse, fields: list[tuple[str, str]]) -> bytes:
+    version = response.http_version if response.http_version.startswith("1.") else "1.1"
+    reason = response.reason
+    if not reason and version != response.http_version:
+        reason = _phrase(response.status)
+    line = f"HTTP/{version} {response.status} {reason}\r\n"
+    return line.encode("latin-1", "replace") + _lines(fields) + b"\r\n"
+
+
+def _interim(response: HttpResponse, *, continued: bool) -> bytes:
+    out = []
+    for status, headers in response.interim:
+        if status == HTTPStatus.CONTINUE and continued:
+            continued = False
+            continue
+        line = f"HTTP/1.1 {status} {_phrase(status)}\r\n".encode("latin-1")
+        out.append(line + _lines(headers.fields) + b"\r\n")
+    return b"".join(out)
+
+
+def _lines(fields: list[tuple[str, str]]) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in fields]).encode("latin-1", "replace")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _special(headers: Headers) -> dict[str, str]:
+    return {name.lower(): value.lower() for name, value in headers.fields}
+
+
+def _closes(request: HttpRequest, response: HttpResponse, connection: str) -> bool:
+    asked = (request.headers.get("connection") or "").lower()
+    if "close" in connection or "close" in asked:
+        return True
+    old = request.http_version == "1.0" or response.http_version == "1.0"
+    return old and "keep-alive" not in connection

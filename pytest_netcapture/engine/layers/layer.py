@@ -1,0 +1,156 @@
+"""What a protocol layer is, and what it may ask of the connection that it runs on.
+
+1. A layer does no I/O. It is told what happened (`client_data`, `server_eof`, ...) and calls
+   effects on its `Context`; in the engine that is a live connection, in tests a playbook.
+2. Bytes that a layer passes on are the bytes that came in: framing, case and order survive.
+3. Record before forward: a layer calls `Context.record` before the `to_client` of the bytes that
+   complete the flow.
+4. A layer that does not understand what it sees calls `Context.become_raw`: the rest is relayed
+   as it is and recorded as opaque. Nothing is broken because we could not read it.
+5. `server_*` effects queue until there is an upstream; `Context.connect` asks for one. Where the
+   gate has dialled already, it is there from the start.
+6. A callback may be called again from within an effect (a played answer, a closed socket); layers
+   finish changing their own state before they call effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Send the request to the upstream server."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Answer from here with `response`; or, when `error` is set, fail as recorded."""
+
+    response: HttpResponse | None = None
+    error: FlowError | None = None
+    origin: str = "played"
+
+
+@dataclass(frozen=True)
+class Deny:
+    """Reset the client: the request is blocked or unmatched; the problem is already noted."""
+
+    origin: str = "blocked"
+
+
+Decision = Forward | Play | Deny
+
+
+class BodySink(Protocol):
+    """Where a body that is being received is kept: memory first, a spool file past a window."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def mark(self) -> None:
+        """Note that a chunk of the sender's own framing ends here."""
+
+    def finish(self, coding: str) -> Body:
+        """Return the body with content coding `coding` removed (kept, when it cannot be)."""
+
+
+@dataclass
+class Endpoint:
+    """What is known about the server before a byte of content was read."""
+
+    host: str
+    port: int
+    tls: bool = False
+    alpn: str = ""
+    names: tuple[str, ...] = field(default_factory=tuple)
+
+
+class Context(Protocol):
+    """The effects that a layer may have."""
+
+    endpoint: Endpoint
+
+    def now(self) -> int:
+        """Monotonic nanoseconds: time is an argument, so tests choose it."""
+
+    def to_client(self, data: bytes) -> None: ...
+
+    def to_client_stream(self, pieces: Iterable[bytes]) -> None:
+        """Write `pieces` in order as fast as the client reads, without holding them in memory."""
+
+    def to_server(self, data: bytes) -> None: ...
+
+    def to_server_stream(self, pieces: Iterable[bytes]) -> None:
+        """Write `pieces` as fast as the server reads; run them to the end or close them."""
+
+    def eof_client(self) -> None:
+        """Half-close towards the client (all pending writes first)."""
+
+    def eof_server(self) -> None: ...
+
+    def close(self) -> None:
+        """Close both sides, after pending writes."""
+
+    def reset(self) -> None:
+        """Reset the client's connection (RST), drop the server's."""
+
+    def connect(self) -> None:
+        """Ask for the upstream connection; `server_connected` or `server_failed` follows."""
+
+    def drop_server(self) -> None:
+        """Close the upstream connection; a later `connect` makes a new one."""
+
+    def decides_late(self) -> bool:
+        """Tell whether `decide` needs the request's body (a cassette or a mock may answer)."""
+
+    def decide(self, flow: AnyFlow) -> Decision: ...
+
+    def body_sink(self) -> BodySink: ...
+
+    def begin(self, flow: AnyFlow) -> None:
+        """Make `flow` visible to its test before it is complete; gives it id, scope and process."""
+
+    def record(self, flow: AnyFlow) -> None:
+        """Make `flow`, which is complete, final; put it on the cassette if one records."""
+
+    def become_raw(
+        self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
+    ) -> None:
+        """Replace the layer by a raw relay; pending bytes were received and not yet passed on."""
+
+
+class Layer(Protocol):
+    """One protocol on one connection."""
+
+    def client_data(self, data: bytes) -> None: ...
+
+    def client_eof(self) -> None: ...
+
+    def server_connected(self) -> None: ...
+
+    def server_failed(self, error: FlowError) -> None: ...
+
+    def server_data(self, data: bytes) -> None: ...
+
+    def server_eof(self) -> None: ...
+
+    def aborted(self, side: str, error: FlowError) -> None:
+        """Take note that the connection of `side` ("client" or "server") was reset."""
+
+
+__all__ = [
+    "AnyFlow",
+    "BodySink",
+    "Context",
+    "Decision",
+    "Deny",
+    "Endpoint",
+    "Forward",
+    "HttpRequest",
+    "Layer",
+    "Play",
+]

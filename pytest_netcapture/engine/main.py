@@ -1,0 +1,429 @@
+"""The engine process: wires redirector, connections, cassettes and the control channel together.
+
+1. It is started between user and network namespace, so it stays in the host's network.
+2. It lives as long as its test process: a closed control channel or the end of that process
+   (pidfd_open(2)) ends it, and it takes with it what the sandbox left behind.
+3. All state is the loop thread's; other threads only hop namespaces and look up owners.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+import uvloop
+
+from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.engine import pipeline
+from pytest_netcapture.engine.attribution import TCP, Attribution
+from pytest_netcapture.engine.authority import Authority
+from pytest_netcapture.engine.connection import Connection, Pending, Plan, reset_socket
+from pytest_netcapture.engine.control import Control
+from pytest_netcapture.engine.dialer import VERDICTS, Candidate, Dialer, is_loopback, resolve_now
+from pytest_netcapture.engine.layers.layer import Decision, Play
+from pytest_netcapture.engine.names import Names
+from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper, Pool
+from pytest_netcapture.engine.opener import Opener
+from pytest_netcapture.engine.requests import Requests
+from pytest_netcapture.engine.scopes import Scope, Scopes
+from pytest_netcapture.engine.upstream_tls import UpstreamTls
+from pytest_netcapture.errors import EnvironmentProblem
+from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.messages import EngineOptions, Page, Ready
+from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.settings import Settings
+
+OWN = ("192.0.2.1", "2001:db8::1")
+_DIAL_TIMEOUT = "timeout"
+
+
+class Engine:
+    """Everything one test process's traffic passes through."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: EngineOptions) -> None:
+        from pytest_netcapture.redirect.tproxy import TproxyRedirector
+
+        self.loop: Any = loop
+        self.options = options
+        page = Page(options.page_fd)
+        self.scopes = Scopes(options.settings, page, options.runtime_dir)
+        self.names = Names()
+        self.authority = Authority()
+        self.upstream_tls = UpstreamTls(loop, options.roots)
+        self.redirector = TproxyRedirector()
+        self.hopper = Hopper()
+        self.pool = Pool(loop, self.hopper, self.redirector)
+        self.dialer = Dialer(loop, self.hopper, options.upstream)
+        self.attribution = Attribution(self.redirector.owners, options.parent_pid)
+        self.opener = Opener(self)
+        self.requests = Requests(self)
+        channel = socket.socket(fileno=options.control_fd)
+        self.control = Control(channel, page, self.requests.handle, self._parent_gone)
+        self.session_namespace: EngineNamespace | None = None
+        self._pending: dict[tuple[int, tuple[str, int]], Pending] = {}
+        self.connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopped = asyncio.Event()
+        self.unclaimed_left = 0
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        self._watch_parent()
+        self.redirector.start(self.loop, self)
+        namespace = self.session_namespace = await self.pool.make()
+        self.control.start(self.loop)
+        self.control.send(
+            Ready(
+                self.authority.ca_pem,
+                self.authority.subject_hash,
+                self.redirector.name,
+                self.redirector.gates,
+                namespace.id,
+            ),
+            [namespace.fd],
+        )
+        self._load_what_tests_need()
+        self.pool.fill()
+        self.dialer.stash(namespace)
+        await self._stopped.wait()
+        await self._shut_down()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def now(self) -> int:
+        return time.monotonic_ns()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _load_what_tests_need(self) -> None:
+        """Import what start-up did not need: dnspython."""
+        from pytest_netcapture.engine.datagrams import Datagrams
+        from pytest_netcapture.engine.dns_server import DnsServer
+
+        self.dns = DnsServer(self, list(self.options.nameservers))
+        self.datagrams = Datagrams(self)
+
+    def _watch_parent(self) -> None:
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(self.options.parent_pid)
+            self.loop.add_reader(pidfd, self._parent_gone)
+
+    def _parent_gone(self) -> None:
+        self.stop()
+
+    async def _shut_down(self) -> None:
+        from pytest_netcapture.sandbox import processes
+
+        self.requests.abandon()
+        for connection in list(self.connections):
+            connection.reset()
+        spare = (os.getpid(), self.options.parent_pid)
+        processes.end_in({n.inode for n in self.pool.all.values()}, spare)
+        self.dialer.close()
+        self.attribution.close()
+        self.pool.close()
+        self.redirector.stop()
+        self.control.close()
+        self._remove_runtime_dir()
+
+    def _remove_runtime_dir(self) -> None:
+        import shutil
+
+        shutil.rmtree(self.options.runtime_dir, ignore_errors=True)
+
+    # ── Sink: what the redirector delivers ───────────────────────────────────────────────────
+
+    def connecting(self, syn: Connecting) -> None:
+        plan, verdict = self._plan(syn.namespace, syn.client, syn.original_dst)
+        if verdict is not None:
+            if verdict is Verdict.ACCEPT:
+                self._accept(plan, None)
+            syn.answer(verdict)
+            return
+
+        def dialled(sock: socket.socket | None, error: FlowError | None) -> None:
+            if sock is not None:
+                self._accept(plan, sock)
+                syn.answer(Verdict.ACCEPT)
+            else:
+                assert error is not None
+                self._failed(plan, error)
+                syn.answer(VERDICTS.get(error.kind, Verdict.REFUSE))
+
+        self.dialer.dial(list(plan.candidates), dialled)
+
+    def stream_opened(self, stream: StreamOpened) -> None:
+        pending = self._pending.pop((stream.namespace, stream.client), None)
+        if pending is None:
+            self.spawn(self._open_ungated(stream))
+        else:
+            self._open(stream, pending)
+
+    def datagram_flow(self, flow: DatagramFlow) -> None:
+        self.datagrams.open(flow)
+
+    async def _open_ungated(self, stream: StreamOpened) -> None:
+        """Without the gate the client is connected already; what failed shows as a reset."""
+        plan, verdict = self._plan(stream.namespace, stream.client, stream.original_dst)
+        if verdict not in (None, Verdict.ACCEPT):
+            reset_socket(stream.socket)
+            return
+        future: asyncio.Future[tuple[socket.socket | None, FlowError | None]] = (
+            self.loop.create_future()
+        )
+        if verdict is None:
+            self.dialer.dial(list(plan.candidates), lambda s, e: future.set_result((s, e)))
+        else:
+            future.set_result((None, None))
+        sock, error = await future
+        if error is not None:
+            self._failed(plan, error)
+            reset_socket(stream.socket)
+        else:
+            self._accept(plan, sock)
+            self._open(stream, self._pending.pop((plan.namespace, plan.client)))
+
+    def _accept(self, plan: Plan, sock: socket.socket | None) -> None:
+        """List a connection before its client knows that it is one; accepting it comes later."""
+        owner = self.attribution.owner(plan.namespace, TCP, plan.client, plan.address)
+        flow = self._tcp_flow(plan)
+        flow.client, flow.started = plan.client, self.now()
+        flow.reason = "loopback" if plan.loopback else ""
+        scope, late = self.scopes.resolve(plan.namespace, owner.is_test_process)
+        self.scopes.add(scope, flow, late)
+        self._pending[plan.namespace, plan.client] = Pending(plan, sock, flow, owner)
+
+    def _open(self, stream: StreamOpened, pending: Pending) -> None:
+        connection = Connection(self, stream.socket, pending)
+        self.connections.add(connection)
+        self.spawn(self._guarded(connection))
+
+    async def _guarded(self, connection: Connection) -> None:
+        try:
+            await self.opener.open(connection)
+        except Exception:
+            import traceback
+
+            traceback.print_exc()
+            connection.reset()
+
+    # ── where a connection goes ──────────────────────────────────────────────────────────────
+
+    def _plan(
+        self, namespace: int, client: tuple[str, int], address: tuple[str, int]
+    ) -> tuple[Plan, Verdict | None]:
+        """Plan a connection; a verdict when nothing needs to be dialled first."""
+        self.control.catch_up()
+        names = self.names.of(address[0])
+        local = is_loopback(address[0]) or address[0] in OWN
+        scope = self._scope_at_gate(namespace, client, address)
+        loopback = local and not scope.settings.capture_loopback
+        candidates = tuple(self.candidates(namespace, names, address, scope.settings))
+        plan = Plan(namespace, client, address, names, candidates, loopback)
+        if loopback:
+            return plan, None
+        return plan, self._verdict(scope, plan)
+
+    def _verdict(self, scope: Scope, plan: Plan) -> Verdict | None:
+        address, port = plan.address
+        if port == 53:
+            return Verdict.ACCEPT
+        if scope.sealed:
+            flow = self._tcp_flow(plan)
+            self.add(plan, flow)
+            self.scopes.problem(scope, pipeline.after_the_end(flow, scope))
+            return Verdict.REFUSE
+        cassette = scope.cassette
+        if cassette is not None and scope.plays:
+            error = cassette.connection_error(
+                plan.names[0] if plan.names else address, plan.names, address, port
+            )
+            if error is not None:
+                scope.counts.played += 1
+                self._failed(plan, error, Origin.PLAYED)
+                return VERDICTS.get(error.kind, Verdict.REFUSE)
+            if not scope.records or any(cassette.knows(h, port) for h in (*plan.names, address)):
+                return Verdict.ACCEPT
+        reason = pipeline.allowed(scope.settings, plan.names, address, port)
+        if reason:
+            flow = self._tcp_flow(plan)
+            self.add(plan, flow)
+            self.scopes.problem(scope, pipeline.blocked(flow, reason))
+            return Verdict.REFUSE
+        return None
+
+    def candidates(
+        self, namespace: int, names: tuple[str, ...], address: tuple[str, int], settings: Settings
+    ) -> list[Candidate]:
+        """Return the places where a destination may be, nearest first."""
+        host, port = address
+        mapping = pipeline.mapping_for(settings, names, host, port)
+        if mapping is not None:
+            to_port = mapping.to_port or port
+            with contextlib.suppress(OSError):
+                return [Candidate(a) for a in resolve_now(mapping.to_host, to_port)]
+            return []
+        if is_loopback(host):
+            return [*self._inward(namespace, address), Candidate(address)]
+        if host in OWN:
+            return self._inward(namespace, address)
+        return [] if self.names.is_given(host) else [Candidate(address)]
+
+    def _inward(self, namespace: int, address: tuple[str, int]) -> list[Candidate]:
+        """Return the other namespace of ours in which a local address may be served."""
+        session = self.session_namespace
+        if session is not None and namespace != session.id:
+            return [Candidate(address, session)]
+        running = self.scopes.running
+        return [Candidate(address, running.namespace)] if running and running.namespace else []
+
+    async def late_candidates(self, connection: Connection) -> list[Candidate]:
+        """Return where to dial when an exchange is forwarded after all, resolving its name."""
+        plan = connection.plan
+        fresh = self.candidates(plan.namespace, plan.names, plan.address, connection.scope.settings)
+        if fresh or not self.names.is_given(plan.address[0]):
+            return fresh
+        if self.options.upstream == "loopback":
+            return []
+        host, port = connection.endpoint.host, plan.address[1]
+        try:
+            found = await self.loop.run_in_executor(None, resolve_now, host, port)
+        except OSError:
+            return []
+        return [Candidate(a) for a in found]
+
+    def _scope_at_gate(
+        self, namespace: int, client: tuple[str, int], address: tuple[str, int]
+    ) -> Scope:
+        def by_test_process() -> bool:
+            return self.attribution.owner(namespace, TCP, client, address).is_test_process()
+
+        return self.scopes.resolve(namespace, by_test_process)[0]
+
+    # ── what connections report ──────────────────────────────────────────────────────────────
+
+    def decide(self, connection: Connection, flow: HttpFlow) -> Decision:
+        scope = self.scopes.get(flow.scope)
+        decision, problem = pipeline.decide_http(scope, flow, connection.plan.address[0])
+        if problem is not None:
+            flow.process, flow.inode = connection.owner.process(), connection.owner.inode
+            self.scopes.problem(scope, problem)
+        elif scope.plays and isinstance(decision, Play):
+            flow.origin = Origin.PLAYED
+        return decision
+
+    def add(self, plan: Plan, flow: AnyFlow) -> None:
+        """List a flow that never had a connection."""
+        owner = self.attribution.owner(plan.namespace, TCP, plan.client, plan.address)
+        scope, late = self.scopes.resolve(plan.namespace, owner.is_test_process)
+        flow.client, flow.started = plan.client, self.now()
+        self.scopes.add(scope, flow, late)
+        flow.process, flow.inode = owner.process(), owner.inode
+
+    def recorded(self, flow: AnyFlow, scope: Scope | None = None) -> None:
+        """Count a flow that is final, and put it on the cassette."""
+        with contextlib.suppress(KeyError):
+            scope = scope or self.scopes.get(flow.scope)
+        if scope is not None:
+            if isinstance(flow, HttpFlow):
+                scope.memory += _in_memory(flow)
+            if scope.records and flow.origin is Origin.LIVE and not _left_alone(flow):
+                assert scope.cassette is not None
+                scope.cassette.record(flow)
+                scope.counts.recorded += 1
+                self.requests.flush_soon(scope)
+        self.scopes.changed()
+
+    def unreplayable(self, connection: Connection, reason: str) -> None:
+        """Fail the test for a conversation that no cassette can play."""
+        flow = self._tcp_flow(connection.plan)
+        flow.reason = reason
+        self.add(connection.plan, flow)
+        advice = "only HTTP and DNS are replayed: let the test reach its server"
+        self.scopes.problem(
+            self.scopes.get(flow.scope),
+            pipeline.unmatched(flow, Miss(MissKind.NEVER, reason, advice=advice)),
+        )
+
+    def silent(self, connection: Connection) -> None:
+        """On replay, a client waits for a server that is not there."""
+        self.unreplayable(
+            connection, "the client waits for the server to speak first; that is not replayed yet"
+        )
+        connection.reset()
+
+    def gone(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+
+    def left_machine(self, packets: int) -> None:
+        (self.scopes.running or self.scopes.session).counts.left_machine += packets
+
+    def _failed(self, plan: Plan, error: FlowError, origin: Origin = Origin.LIVE) -> None:
+        flow = self._tcp_flow(plan)
+        flow.error, flow.origin = error, origin
+        flow.reason = "loopback" if plan.loopback else ""
+        self.add(plan, flow)
+        self.recorded(flow)
+
+    @staticmethod
+    def _tcp_flow(plan: Plan) -> TcpFlow:
+        host = plan.names[0] if plan.names else plan.address[0]
+        return TcpFlow(host=host, port=plan.address[1], address=plan.address)
+
+
+def _in_memory(flow: HttpFlow) -> int:
+    return len(flow.request.body.data) + (len(flow.response.body.data) if flow.response else 0)
+
+
+def _left_alone(flow: AnyFlow) -> bool:
+    return isinstance(flow, TcpFlow) and flow.reason == "loopback"
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> None:
+    """Run the engine; standard input is an `EngineOptions` as msgpack."""
+    # Flows are many and live long: looking for cycles among them at the default pace costs a tenth.
+    gc.set_threshold(20_000, 50, 50)
+    options = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineOptions)
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _raise_descriptor_limit()
+    try:
+        uvloop.run(_main(options))
+    except EnvironmentProblem as error:
+        _report_failure(options, error)
+        sys.exit(3)
+
+
+async def _main(options: EngineOptions) -> None:
+    await Engine(asyncio.get_running_loop(), options).run()
+
+
+def _report_failure(options: EngineOptions, error: EnvironmentProblem) -> None:
+    from pytest_netcapture.messages import Failed, encode
+
+    with contextlib.suppress(OSError):
+        os.write(
+            options.control_fd,
+            encode(Failed("EnvironmentProblem", error.message, error.cure, error.slug)),
+        )

@@ -1,0 +1,80 @@
+"""One way out of a connection: what is to be written, in order, as fast as the other side reads.
+
+1. Before there is a transport, and behind a stream that is being written, writes wait in order.
+2. A stream's pieces are taken one by one while the transport is not full, so a large body is never
+   in memory whole.
+3. `then` runs a function when everything before it has been handed to the transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+
+class Outlet:
+    """A queue before a transport."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.full = False
+        self.waiting = 0
+        """Bytes that wait for a transport, streams not counted."""
+        self._queue: deque[Iterator[bytes] | Callable[[], None]] = deque()
+
+    def __bool__(self) -> bool:
+        """Tell whether anything waits."""
+        return bool(self._queue)
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.full = False
+        self.pump()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self._queue:
+            if not self.transport.is_closing():  # else nobody is there to read it
+                self.transport.write(data)
+        else:
+            self.waiting += len(data)
+            self._queue.append(iter((data,)))
+
+    def stream(self, pieces: Iterable[bytes]) -> None:
+        self._queue.append(iter(pieces))
+        self.pump()
+
+    def then(self, function: Callable[[], None]) -> None:
+        self._queue.append(function)
+        self.pump()
+
+    def set_full(self, full: bool) -> None:
+        self.full = full
+        if not full:
+            self.pump()
+
+    def pump(self) -> None:
+        """Write what waits until the transport is full."""
+        while self._queue and self.transport is not None and not self.full:
+            first = self._queue[0]
+            if callable(first):
+                self._queue.popleft()
+                first()
+                continue
+            piece = next(first, None)
+            if piece is None:
+                self._queue.popleft()
+            elif self.transport.is_closing():
+                self.clear()
+            else:
+                self.transport.write(piece)
+        if not self._queue:
+            self.waiting = 0
+
+    def clear(self) -> None:
+        for waiting in self._queue:
+            close = getattr(waiting, "close", None)
+            if close is not None:
+                close()  # a stream's generator may hold a file
+        self._queue.clear()
+        self.waiting = 0

@@ -1,0 +1,120 @@
+"""What is done with a connection and with each exchange: replay, allow or block, forward.
+
+Pure decisions over a scope's settings and cassette; the callers do the I/O and keep the problems.
+"""
+
+from __future__ import annotations
+
+from pytest_netcapture.cassettes.miss import Miss
+from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
+from pytest_netcapture.engine.scopes import Scope
+from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem
+from pytest_netcapture.settings import HostMapping, HostPattern, Settings
+
+
+def allowed(settings: Settings, names: tuple[str, ...], address: str, port: int) -> str:
+    """Return why a connection is blocked, "" when it is allowed."""
+    for pattern in settings.deny:
+        if pattern.matches(names, address, port):
+            return f"{pattern.text} is blocked"
+    if not settings.block or any(p.matches(names, address, port) for p in settings.allow):
+        return ""
+    return "the network is blocked (--netcapture-block)"
+
+
+def name_allowed(settings: Settings, name: str) -> str:
+    """Return why asking for `name` is blocked, "" when it is allowed.
+
+    With a CIDR block among the allowed, the answer decides, so any name may be asked for.
+    """
+    for pattern in settings.deny:
+        if not pattern.port and pattern.matches((name,), "", 0):
+            return f"{pattern.text} is blocked"
+    if not settings.block or any(p.network or _names(p, name) for p in settings.allow):
+        return ""
+    return "the network is blocked (--netcapture-block)"
+
+
+def _names(pattern: HostPattern, name: str) -> bool:
+    return pattern.matches((name,), "", pattern.port)
+
+
+def mapping_for(
+    settings: Settings, names: tuple[str, ...], address: str, port: int
+) -> HostMapping | None:
+    """Return the first mapping for a connection; the one with a port wins."""
+    found = [m for m in settings.map_host for name in (*names, address) if m.applies(name, port)]
+    return max(found, key=lambda m: m.from_port, default=None)
+
+
+def blocked(flow: AnyFlow, reason: str) -> Problem:
+    flow.origin = Origin.BLOCKED
+    return Problem(
+        kind="blocked",
+        reason=reason,
+        flow=flow,
+        advice=f"allow it: --netcapture-allow={flow.host or '...'}, or netcapture.allow(...)",
+    )
+
+
+def unmatched(flow: AnyFlow, miss: Miss) -> Problem:
+    flow.origin = Origin.UNMATCHED
+    return Problem(
+        kind="unmatched",
+        reason=miss.reason,
+        flow=flow,
+        nearest=miss.nearest,
+        differences=list(miss.differences),
+        advice=miss.advice,
+    )
+
+
+def after_the_end(flow: AnyFlow, scope: Scope) -> Problem:
+    """Refuse traffic of a test that has ended and was on replay: it would be live."""
+    flow.origin = Origin.UNMATCHED
+    return Problem(
+        kind="unmatched",
+        reason=f"{scope.nodeid} has ended, and it was on replay",
+        flow=flow,
+        advice="end the test's child processes before the test ends",
+    )
+
+
+def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Problem | None]:
+    """Decide on one exchange: the first that applies."""
+    if scope.sealed:
+        return Deny("unmatched"), after_the_end(flow, scope)
+    cassette = scope.cassette
+    if cassette is not None and scope.plays:
+        found = cassette.play_http(flow.request)
+        if not isinstance(found, Miss):
+            scope.counts.played += 1
+            return Play(found.response, found.error), None
+        if not scope.records:
+            return Deny("unmatched"), unmatched(flow, found)
+    reason = allowed(scope.settings, (flow.request.host,), address, flow.request.port)
+    if reason:
+        return Deny("blocked"), blocked(flow, reason)
+    return Forward(), None
+
+
+def decide_dns(scope: Scope, flow: DnsFlow) -> tuple[DnsFlow | None, Problem | None]:
+    """Return the recorded answer, or the problem, or neither when the resolver is to be asked."""
+    if scope.sealed:
+        return None, after_the_end(flow, scope)
+    cassette = scope.cassette
+    if cassette is not None and scope.plays:
+        found = cassette.play_dns(flow.name, flow.type)
+        if not isinstance(found, Miss):
+            scope.counts.played += 1
+            return found, None
+        if not scope.records and flow.name not in cassette.hosts:
+            return None, unmatched(flow, found)
+        return None, None
+    reason = name_allowed(scope.settings, flow.name)
+    return None, blocked(flow, reason) if reason else None
+
+
+def name_only_by_address(settings: Settings, name: str) -> bool:
+    """Tell whether `name` may be asked for only because an allowed CIDR block may contain it."""
+    return not any(_names(p, name) for p in settings.allow if not p.network)

@@ -1,0 +1,243 @@
+"""What the test process asks of the engine, one method a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_netcapture.cassettes.secrets import Secrets
+from pytest_netcapture.cassettes.store import Cassette
+from pytest_netcapture.engine.control import Answer
+from pytest_netcapture.engine.namespaces import EngineNamespace
+from pytest_netcapture.engine.scopes import Scope
+from pytest_netcapture.errors import CassetteError
+from pytest_netcapture.flows import Problem
+from pytest_netcapture.messages import (
+    Begin,
+    Begun,
+    CassetteState,
+    Close,
+    Closed,
+    Counts,
+    Done,
+    End,
+    Ended,
+    FlowList,
+    GetCassette,
+    GetFlows,
+    GetProblems,
+    ProblemList,
+    Request,
+    Update,
+    WaitChange,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from pytest_netcapture.engine.main import Engine
+
+_FLUSH_DELAY = 0.05
+"""Seconds until recorded flows go to the journal: batches, off the data path."""
+
+
+class Requests:
+    """Handles the control channel's requests."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._secrets = Secrets.from_environ(engine.options.secrets)
+        self._lingering: list[Scope] = []
+        self._flushing: set[int] = set()
+        self._handlers: dict[type, Callable[..., Answer | Awaitable[Answer]]] = {
+            Begin: self._begin,
+            Update: self._update,
+            GetFlows: self._flows,
+            GetProblems: self._problems,
+            GetCassette: self._cassette,
+            WaitChange: self._wait_change,
+            End: self._end,
+            Close: self._close,
+        }
+
+    def handle(self, request: Request) -> Answer | Awaitable[Answer]:
+        return self._handlers[type(request)](request)
+
+    def flush_soon(self, scope: Scope) -> None:
+        if scope.id not in self._flushing:
+            self._flushing.add(scope.id)
+            self._engine.loop.call_later(_FLUSH_DELAY, self._flush, scope)
+
+    def abandon(self) -> None:
+        """Drop the recordings of tests that the session's end cut off; old cassettes stay."""
+        for scope in [self._engine.scopes.running, self._engine.scopes.session]:
+            if scope is not None and scope.cassette is not None:
+                scope.cassette.discard()
+
+    # ── tests ────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self, request: Begin) -> Answer | Awaitable[Answer]:
+        if request.secrets is not None:
+            self._secrets = Secrets.from_environ(request.secrets)
+        namespace = self._engine.pool.take()
+        if namespace is None:
+            return self._begin_later(request)
+        return self._begun(request, namespace)
+
+    async def _begin_later(self, request: Begin) -> Answer:
+        return self._begun(request, await self._engine.pool.wait())
+
+    def _begun(self, request: Begin, namespace: EngineNamespace) -> Answer:
+        scopes = self._engine.scopes
+        if request.parent >= 0:
+            scope = scopes.begin_child(scopes.get(request.parent), request.nodeid, namespace)
+        else:
+            scope = scopes.begin(request.nodeid, request.settings, namespace)
+            try:
+                scope.cassette = self._open(scope)
+            except CassetteError:
+                scopes.forget(scope)
+                self._engine.pool.give_back(namespace)
+                raise
+            scopes.running = scope
+        fds = [] if namespace.id in request.known else [namespace.fd]
+        warnings = tuple(scope.cassette.warnings) if scope.cassette else ()
+        return Begun(scope.id, namespace.id, fds=len(fds), warnings=warnings), fds
+
+    def _open(self, scope: Scope) -> Cassette | None:
+        use = scope.settings.cassette
+        if use is None:
+            return None
+        options = self._engine.options
+        return Cassette.open(
+            use,
+            session_started_ns=options.started_ns,
+            secrets=self._secrets,
+            spool_dir=self._engine.scopes.spool(scope),
+        )
+
+    def _update(self, request: Update) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        before, scope.settings = scope.settings, request.settings
+        warnings: tuple[str, ...] = ()
+        if request.settings.cassette != before.cassette:
+            scope.cassette = self._open(scope)
+            warnings = tuple(scope.cassette.warnings) if scope.cassette else ()
+        for child in scope.children:
+            child.settings, child.cassette = scope.settings, scope.cassette
+        return Done(warnings), ()
+
+    def _end(self, request: End) -> Answer:
+        engine = self._engine
+        scope = engine.scopes.get(request.scope)
+        if request.secrets is not None:
+            self._secrets = Secrets.from_environ(request.secrets)
+        engine.scopes.end(scope)
+        for child in scope.children:
+            engine.scopes.end(child)
+            _add_up(scope.counts, child.counts)
+            self._recycle(child, clean=False)
+        warnings = self._save(scope)
+        cassette = scope.cassette
+        unused = list(cassette.unused) if cassette and cassette.can_play else []
+        scope.counts.unused += len(unused)
+        if cassette is not None:
+            cassette.close()
+        reply = Ended(scope.counts, scope.problems[request.problems_seen :], unused, warnings)
+        self._recycle(scope, clean=request.clean)
+        return reply, ()
+
+    def _save(self, scope: Scope) -> tuple[str, ...]:
+        """Save the scope's cassette; what goes wrong is the test's problem, not the session's."""
+        cassette = scope.cassette
+        if cassette is None or not cassette.can_record:
+            return ()
+        known = len(cassette.warnings)
+        try:
+            cassette.flush()
+            cassette.save()
+        except CassetteError as error:
+            scope.problems.append(Problem(kind="cassette", reason=error.message, advice=error.cure))
+        return tuple(cassette.warnings[known:])
+
+    def _recycle(self, scope: Scope, *, clean: bool) -> None:
+        """Give the namespace back if nothing of the test is left in it; else look again later."""
+        self._lingering.append(scope)
+        if clean:
+            self._engine.loop.call_soon(self._sweep, scope)
+        else:
+            self._engine.loop.run_in_executor(None, self._look_around)
+
+    def _sweep(self, scope: Scope) -> None:
+        namespace = scope.namespace
+        if namespace is None or scope not in self._lingering:
+            return
+        if self._engine.attribution.sockets_left(namespace.id) == 0:
+            self._lingering.remove(scope)
+            self._engine.scopes.forget(scope)
+            self._engine.pool.give_back(namespace)
+
+    def _look_around(self) -> None:
+        """Sweep the namespaces that hold no process any more. Runs in a thread."""
+        from pytest_netcapture.sandbox import processes
+
+        for scope in list(self._lingering):
+            if scope.namespace is not None and not processes.processes_in({scope.namespace.inode}):
+                self._engine.loop.call_soon_threadsafe(self._sweep, scope)
+
+    def _flush(self, scope: Scope) -> None:
+        self._flushing.discard(scope.id)
+        if scope.active and scope.cassette is not None:
+            try:
+                scope.cassette.flush()
+            except CassetteError as error:
+                self._engine.scopes.problem(
+                    scope, Problem(kind="cassette", reason=error.message, advice=error.cure)
+                )
+                scope.cassette.discard()
+                scope.cassette = None
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────
+
+    def _flows(self, request: GetFlows) -> Answer:
+        return FlowList(self._engine.scopes.get(request.scope).flows), ()
+
+    def _problems(self, request: GetProblems) -> Answer:
+        return ProblemList(self._engine.scopes.get(request.scope).problems[request.since :]), ()
+
+    def _cassette(self, request: GetCassette) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        cassette, use = scope.cassette, scope.settings.cassette
+        if cassette is None or use is None:
+            return CassetteState(), ()
+        unused = list(cassette.unused) if cassette.can_play else []
+        return CassetteState(
+            use.path, use.mode.value, cassette.played, cassette.recorded, unused
+        ), ()
+
+    async def _wait_change(self, request: WaitChange) -> Answer:
+        scopes = self._engine.scopes
+        if scopes.changes == request.seen:
+            event = asyncio.Event()
+            watcher = lambda _changes: event.set()
+            scopes.watchers.append(watcher)
+            try:
+                await asyncio.wait_for(event.wait(), request.timeout)
+            except asyncio.TimeoutError:
+                pass
+            finally:
+                scopes.watchers.remove(watcher)
+        return Done(), ()
+
+    def _close(self, _request: Close) -> Answer:
+        # The engine stays until the process has ended: atexit handlers have traffic too.
+        session = self._engine.scopes.session
+        for connection in self._engine.connections:
+            connection.count_left()
+        return Closed(session.counts, session.problems), ()
+
+
+def _add_up(total: Counts, more: Counts) -> None:
+    for name in total.__struct_fields__:
+        setattr(total, name, getattr(total, name) + getattr(more, name))

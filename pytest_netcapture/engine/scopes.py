@@ -1,0 +1,164 @@
+"""To which test a conversation belongs.
+
+1. A connection is made in a namespace; while the test that the namespace was given to runs, it is
+   that test's.
+2. On the session's namespace, or one whose test has ended, it belongs to the running test when its
+   owner is the test process itself or the session's child; else to the ended test, marked late.
+3. What a scope holds is final once `End` was answered; late flows are still listed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pytest_netcapture.cassettes.store import Cassette
+from pytest_netcapture.engine.namespaces import EngineNamespace
+from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
+from pytest_netcapture.settings import Settings
+
+MEMORY_WINDOW = 32 << 20
+"""Bytes of bodies that one scope may keep in memory; past it they go to disk."""
+
+
+@dataclass(eq=False)
+class Scope:
+    """One test, or the session."""
+
+    id: int
+    nodeid: str
+    settings: Settings
+    cassette: Cassette | None = None
+    namespace: EngineNamespace | None = None
+    active: bool = True
+    flows: list[AnyFlow] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    memory: int = 0
+    children: list[Scope] = field(default_factory=list)
+    """Programs of this test that have a sandbox of their own."""
+    parent: Scope | None = None
+    spool: str = ""
+    """Directory of its large bodies, once there is one."""
+    sealed: bool = False
+    """It has ended and could only replay: what is left of it must not reach the network."""
+
+    @property
+    def plays(self) -> bool:
+        return self.active and self.cassette is not None and self.cassette.can_play
+
+    @property
+    def records(self) -> bool:
+        return self.active and self.cassette is not None and self.cassette.can_record
+
+
+class Scopes:
+    """All scopes of an engine, and the counters that the test process watches."""
+
+    def __init__(self, settings: Settings, page: Page, directory: str) -> None:
+        self._directory = directory
+        self.session = Scope(SESSION_SCOPE, "the session", settings)
+        self.running: Scope | None = None
+        self._all: dict[int, Scope] = {SESSION_SCOPE: self.session}
+        self._of_namespace: dict[int, Scope] = {}
+        self._page = page
+        self._next_scope = 1
+        self._next_flow = 1
+        self._changes = 0
+        self._problems = 0
+        self.watchers: list[Callable[[int], None]] = []
+
+    @property
+    def changes(self) -> int:
+        return self._changes
+
+    def get(self, identity: int) -> Scope:
+        return self._all[identity]
+
+    def begin(self, nodeid: str, settings: Settings, namespace: EngineNamespace) -> Scope:
+        scope = Scope(self._next_scope, nodeid, settings, namespace=namespace)
+        self._next_scope += 1
+        self._all[scope.id] = scope
+        self._of_namespace[namespace.id] = scope
+        return scope
+
+    def begin_child(self, parent: Scope, nodeid: str, namespace: EngineNamespace) -> Scope:
+        """Begin a program's scope: it shares its parent's settings and cassette, not its flows."""
+        scope = self.begin(nodeid, parent.settings, namespace)
+        scope.cassette, scope.parent = parent.cassette, parent
+        parent.children.append(scope)
+        return scope
+
+    def end(self, scope: Scope) -> None:
+        cassette = scope.cassette
+        scope.sealed = cassette is not None and cassette.can_play and not cassette.can_record
+        scope.active = False
+        if self.running is scope:
+            self.running = None
+
+    def spool(self, scope: Scope) -> str:
+        """Return the directory of a scope's large bodies, which lives as long as the scope."""
+        if not scope.spool:
+            scope.spool = os.path.join(self._directory, f"scope-{scope.id}")
+            os.mkdir(scope.spool, 0o700)
+        return scope.spool
+
+    def forget(self, scope: Scope) -> None:
+        """Drop a scope that nothing can belong to any more."""
+        self._all.pop(scope.id, None)
+        if scope.spool:
+            shutil.rmtree(scope.spool, ignore_errors=True)
+        if scope.namespace and self._of_namespace.get(scope.namespace.id) is scope:
+            del self._of_namespace[scope.namespace.id]
+
+    def resolve(
+        self, namespace: int, owned_by_test_process: Callable[[], bool]
+    ) -> tuple[Scope, bool]:
+        """Return the scope of a conversation in `namespace`, and whether it is late."""
+        scope = self._of_namespace.get(namespace)
+        if scope is not None and scope.active:
+            return scope, False
+        current = self.running or self.session
+        if scope is None or owned_by_test_process():
+            return current, False
+        return scope, True
+
+    def add(self, scope: Scope, flow: AnyFlow, late: bool) -> None:
+        flow.id = self._next_flow
+        self._next_flow += 1
+        flow.scope = scope.id
+        flow.late = late
+        scope.flows.append(flow)
+        scope.counts.flows += 1
+        self.changed()
+
+    def replace(self, old: AnyFlow, new: AnyFlow) -> None:
+        """Put what a connection turned out to be in the place of the connection itself."""
+        new.id, new.scope, new.late = old.id, old.scope, old.late
+        scope = self._all.get(old.scope)
+        if scope is not None:
+            for index in range(len(scope.flows) - 1, -1, -1):
+                if scope.flows[index] is old:
+                    scope.flows[index] = new
+                    break
+        self.changed()
+
+    def problem(self, scope: Scope, problem: Problem) -> None:
+        """Note why a test must fail; of an ended test, why the session must."""
+        target = (scope.parent or scope) if scope.active else self.session
+        target.problems.append(problem)
+        if problem.kind == "blocked":
+            target.counts.blocked += 1
+        elif problem.kind == "unmatched":
+            target.counts.unmatched += 1
+        self._problems += 1
+        self.changed()
+
+    def changed(self) -> None:
+        self._changes += 1
+        self._page.write(self._changes, self._problems)
+        for watcher in list(self.watchers):
+            watcher(self._changes)

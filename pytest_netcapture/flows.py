@@ -1,0 +1,388 @@
+"""The vocabulary: what was seen on the wire, as values that every part shares.
+
+1. A *flow* is one conversation or one failed attempt at one; an *exchange* is an `HttpFlow`: one
+   request and its response, however many share a connection.
+2. Values only: no sockets, no clocks. Times are integer nanoseconds of the monotonic clock.
+3. Header names and values are `str` decoded as latin-1, so every byte survives (RFC 9110 §5.5).
+4. A body holds content as the application means it: transfer coding is removed, content coding
+   (gzip, br, ...) is removed and named in `Body.coding`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, ClassVar, TypeAlias
+from urllib.parse import parse_qsl
+
+import msgspec
+
+Address: TypeAlias = tuple[str, int]
+"""(IP address, port)."""
+
+
+class Origin(str, Enum):
+    """Where an answer came from."""
+
+    LIVE = "live"
+    PLAYED = "played"
+    MOCKED = "mocked"
+    BLOCKED = "blocked"
+    UNMATCHED = "unmatched"
+
+
+class Process(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who made a connection. `pid` is 0 when it ended before it could be asked."""
+
+    pid: int = 0
+    name: str = ""
+    command: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "a process that has ended"
+        return f"{self.name or '?'} (pid {self.pid})"
+
+
+class Headers(msgspec.Struct, array_like=True):
+    """Header fields in wire order and case; lookup ignores case (RFC 9110 §5.1)."""
+
+    fields: list[tuple[str, str]] = []
+
+    def get_all(self, name: str) -> list[str]:
+        name = name.lower()
+        return [v for k, v in self.fields if k.lower() == name]
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the values of `name` joined by ", ", as RFC 9110 §5.3 combines them."""
+        values = self.get_all(name)
+        return ", ".join(values) if values else default
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            known = ", ".join(sorted({k for k, _ in self.fields})) or "none"
+            raise KeyError(f"no header {name!r}; there are: {known}")
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self.get_all(name))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def items(self) -> list[tuple[str, str]]:
+        return list(self.fields)
+
+    def replace(self, name: str, value: str | None) -> Headers:
+        """Return a copy with `name` set once in its first place, appended if new, or removed."""
+        out: list[tuple[str, str]] = []
+        done = value is None
+        for k, v in self.fields:
+            if k.lower() != name.lower():
+                out.append((k, v))
+            elif not done:
+                out.append((k, value or ""))
+                done = True
+        if not done and value is not None:
+            out.append((name, value))
+        return Headers(out)
+
+
+class Body(msgspec.Struct, omit_defaults=True):
+    """A message body, content coding removed: in memory, or spooled to a file when large.
+
+    `coding` is the Content-Encoding that was removed ("" when there was none, or when it could
+    not be decoded, in which case `data` is as sent). `chunks` are sizes in bytes, after decoding,
+    of the pieces in which a chunked or streamed body arrived; empty when boundaries mean nothing.
+    `gaps` are the waits before each chunk in steps of 100 ms; empty when all are zero.
+    """
+
+    size: int = 0
+    data: bytes = b""
+    path: str = ""
+    coding: str = ""
+    chunks: list[int] = []
+    gaps: list[int] = []
+
+    @property
+    def content(self) -> bytes:
+        """Return the whole body; a spooled one is read from disk."""
+        if not self.path:
+            return self.data
+        with open(self.path, "rb") as file:
+            return file.read()
+
+    def pieces(self, limit: int = 1 << 18) -> Iterator[bytes]:
+        """Yield the body in pieces of at most `limit` bytes, never whole in memory."""
+        if not self.path:
+            for start in range(0, len(self.data), limit):
+                yield self.data[start : start + limit]
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        with open(descriptor, "rb") as file:
+            while piece := file.read(limit):
+                yield piece
+
+    def __bool__(self) -> bool:
+        return self.size > 0
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a request and a response share."""
+
+    http_version: str = "1.1"
+    headers: Headers = msgspec.field(default_factory=Headers)
+    body: Body = msgspec.field(default_factory=Body)
+    trailers: Headers = msgspec.field(default_factory=Headers)
+
+    @property
+    def content(self) -> bytes:
+        return self.body.content
+
+    @property
+    def text(self) -> str:
+        """Decode the content by the charset of Content-Type, UTF-8 by default."""
+        charset = "utf-8"
+        for part in (self.headers.get("content-type") or "").split(";")[1:]:
+            key, _, value = part.strip().partition("=")
+            if key.lower() == "charset":
+                charset = value.strip("\"' ")
+        try:
+            return self.content.decode(charset, "replace")
+        except LookupError:
+            return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Parse the content as JSON (RFC 8259). Raises `msgspec.DecodeError` when it is not."""
+        return msgspec.json.decode(self.content)
+
+    @property
+    def form(self) -> list[tuple[str, str]]:
+        """Parse the content as application/x-www-form-urlencoded."""
+        return parse_qsl(self.content.decode("latin-1"), keep_blank_values=True)
+
+
+class HttpRequest(Message, kw_only=True, omit_defaults=True):
+    """One request, as the origin server is meant to understand it.
+
+    `target` is the request target as sent (RFC 9112 §3.2); `host` is the name that the client asked
+    for (lower case, no brackets), whatever address it was dialled at.
+    """
+
+    method: str
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @property
+    def path(self) -> str:
+        return self._origin_form.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """The query as sent, without "?"."""
+        return self._origin_form.partition("?")[2]
+
+    @property
+    def params(self) -> list[tuple[str, str]]:
+        return parse_qsl(self.query, keep_blank_values=True)
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = {"http": 80, "https": 443}.get(self.scheme)
+        return host if self.port == default else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.authority}{self._origin_form}"
+
+    @property
+    def _origin_form(self) -> str:
+        target = self.target
+        if not target.startswith("/") and "://" in target:
+            rest = target.partition("://")[2]
+            slash = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=-1)
+            target = rest[slash:] if slash >= 0 else "/"
+        return target if target.startswith("/") else f"/{target}" if target != "*" else "*"
+
+
+class HttpResponse(Message, kw_only=True, omit_defaults=True):
+    """One final response; `interim` are the 1xx responses before it, 101 excepted.
+
+    `closes` says that the end of the connection ended the body (RFC 9112 §6.3 rule 8).
+    """
+
+    status: int
+    reason: str = ""
+    interim: list[tuple[int, Headers]] = []
+    closes: bool = False
+
+
+class FlowError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a conversation failed.
+
+    `kind` is refused, reset, timeout, unreachable, unresolved, tls, eof or malformed.
+    """
+
+    kind: str
+    detail: str = ""
+    after: int = 0
+    """Bytes of the answer that had arrived by then."""
+
+
+class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """What every kind of flow has.
+
+    `id` grows in order of appearance within an engine. `late` marks traffic of a process that
+    outlived its test. `inode` names the client's socket, which finds the Python stack behind it.
+    """
+
+    id: int = 0
+    scope: int = 0
+    host: str = ""
+    port: int = 0
+    address: Address | None = None
+    client: Address | None = None
+    process: Process = msgspec.field(default_factory=Process)
+    origin: Origin = Origin.LIVE
+    error: FlowError | None = None
+    started: int = 0
+    ended: int = 0
+    late: bool = False
+    inode: int = 0
+
+    protocol: ClassVar[str] = "flow"
+
+    def __str__(self) -> str:
+        return f"{self.protocol} {self.host}:{self.port}"
+
+
+class HttpFlow(Flow, kw_only=True, omit_defaults=True, tag="http"):
+    """An exchange. `response` is None while awaited, or when `error` says why there is none."""
+
+    request: HttpRequest
+    response: HttpResponse | None = None
+
+    protocol: ClassVar[str] = "http"
+
+    @property
+    def url(self) -> str:
+        return self.request.url
+
+    def __str__(self) -> str:
+        tail = (
+            str(self.response.status) if self.response else (self.error.kind if self.error else "…")
+        )
+        return f"{self.request.method} {self.url} → {tail}"
+
+
+class DnsAnswer(msgspec.Struct, frozen=True):
+    """One resource record in presentation form (RFC 1035 §5.1); `ttl` in seconds."""
+
+    name: str
+    type: str
+    ttl: int
+    data: str
+
+
+class DnsFlow(Flow, kw_only=True, omit_defaults=True, tag="dns"):
+    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ..."""
+
+    name: str
+    type: str
+    rcode: str = ""
+    answers: list[DnsAnswer] = []
+
+    protocol: ClassVar[str] = "dns"
+
+    def __str__(self) -> str:
+        what = ", ".join(a.data for a in self.answers) or self.rcode or "…"
+        return f"DNS {self.name} {self.type} → {what}"
+
+
+class TcpFlow(Flow, kw_only=True, omit_defaults=True, tag="tcp"):
+    """A connection whose content is not decoded. Counts are bytes from the client's side.
+
+    `sni` names the server of an opaque TLS connection; `reason` says why it was not decoded, or
+    is "loopback" for a connection that was left alone.
+    """
+
+    sent: int = 0
+    received: int = 0
+    sni: str = ""
+    reason: str = ""
+
+    protocol: ClassVar[str] = "tcp"
+
+    def __str__(self) -> str:
+        what = f" ({self.error.kind})" if self.error else f" ({self.reason})" if self.reason else ""
+        return f"TCP {self.sni or self.host}:{self.port}{what}"
+
+
+class UdpFlow(Flow, kw_only=True, omit_defaults=True, tag="udp"):
+    """Datagrams between one client socket and one destination; counts of datagrams and bytes."""
+
+    datagrams_sent: int = 0
+    datagrams_received: int = 0
+    sent: int = 0
+    received: int = 0
+
+    protocol: ClassVar[str] = "udp"
+
+    def __str__(self) -> str:
+        return f"UDP {self.host}:{self.port}"
+
+
+class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
+    """A TLS handshake that failed; `side` is client (it refused our certificate) or server."""
+
+    side: str
+    sni: str = ""
+    detail: str = ""
+
+    protocol: ClassVar[str] = "tls"
+
+    def __str__(self) -> str:
+        where = f"{self.sni or self.host}:{self.port}"
+        return f"TLS {where} failed on the {self.side}'s side: {self.detail}"
+
+
+AnyFlow: TypeAlias = HttpFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One field in which a recorded request and an actual one differ, as text for people.
+
+    `volatile` names the kind of value (date, uuid, jwt, scrubbed, ...) when the two differ only so.
+    """
+
+    field: str
+    recorded: str
+    actual: str
+    volatile: str = ""
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Why a test must fail even if its code swallowed the error.
+
+    `kind`: blocked, unmatched, cassette, engine. `flow` is what was attempted. For unmatched,
+    `reason` says which miss it is (never recorded, used up, ...), `nearest` is the recording that
+    comes closest, `differences` field by field, and `advice` what to do.
+    """
+
+    kind: str
+    reason: str
+    flow: AnyFlow | None = None
+    nearest: AnyFlow | None = None
+    differences: list[Difference] = []
+    advice: str = ""

@@ -1,0 +1,182 @@
+"""What the two markers and the `netcapture_config` fixture may say; every value is checked here.
+
+A bad one is a `UsageError` that names the test, the marker, the nearest name, and the cure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from pytest_netcapture.cassette_names import check_name
+from pytest_netcapture.errors import UsageError
+from pytest_netcapture.options import BY_KEY
+from pytest_netcapture.settings import (
+    MATCHERS,
+    Filters,
+    RecordMode,
+    Repeat,
+    check_choice,
+    check_names,
+    parse_mapping,
+    parse_pattern,
+)
+
+CASSETTE_ARGUMENTS = ("name", "record_mode", "match_on", "filters", "repeat", "max_age")
+CASSETTE_OPTIONS = ("match_on", "filters", "repeat", "max_age")
+"""Those that the config fixture may give too, for every cassette."""
+
+_AGE = re.compile(r"(\d+)\s*([smhdw]?)")
+_AGE_UNITS = {"": 86400, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+Check = Callable[[Any, str], object]
+
+
+def netcapture_options(marker: pytest.Mark, nodeid: str) -> dict[str, Any]:
+    """Return a netcapture marker's arguments. Raises `UsageError`."""
+    place = f"{nodeid}, @pytest.mark.netcapture"
+    if marker.args:
+        raise UsageError(
+            f"{place} takes keyword arguments only, given: {marker.args[0]!r}",
+            cure="write @pytest.mark.netcapture(block=True)",
+        )
+    check_names(marker.kwargs, list(BY_KEY), place)
+    _check_options(marker.kwargs, place)
+    return _given(marker.kwargs)
+
+
+def cassette_options(marker: pytest.Mark, nodeid: str) -> dict[str, Any]:
+    """Return a cassette marker's arguments. Raises `UsageError`."""
+    place = f"{nodeid}, @pytest.mark.cassette"
+    if len(marker.args) > 1:
+        raise UsageError(
+            f"{place} takes one name, given: {len(marker.args)}", cure="use keywords for the rest"
+        )
+    check_names(marker.kwargs, CASSETTE_ARGUMENTS, place)
+    given = dict(marker.kwargs)
+    if marker.args:
+        if "name" in given:
+            raise UsageError(f"{place}: the name is given twice", cure="give it once")
+        given["name"] = marker.args[0]
+    if given.get("name") is not None:
+        check_name(given["name"], place)
+    if given.get("record_mode") is not None:
+        check_option("record_mode", given["record_mode"], place)
+    _check_cassette(given, place)
+    return _given(given)
+
+
+def fixture_options(given: Any) -> dict[str, Any]:
+    """Return what the `netcapture_config` fixture returned, checked. Raises `UsageError`."""
+    place = "the netcapture_config fixture"
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"{place} must return a dict of options, returned: {given!r}",
+            cure='write for example return {"block": True, "allow": ["*.internal"]}',
+        )
+    check_names(given, [*BY_KEY, *CASSETTE_OPTIONS], place)
+    _check_options({k: v for k, v in given.items() if k in BY_KEY}, place)
+    _check_cassette(given, place)
+    return _given(given)
+
+
+def check_option(key: str, value: Any, place: str) -> None:
+    """Raise `UsageError` if `value` cannot be one of option `key`."""
+    option = BY_KEY[key]
+    where = f"{place}, {key}"
+    if option.kind == "flag":
+        if not isinstance(value, bool):
+            raise UsageError(f"{where} must be True or False, given: {value!r}")
+    elif option.kind == "choice":
+        check_choice(value, option.choices, where)
+    elif option.kind == "path":
+        if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+            raise UsageError(f"{where} must be a path, given: {value!r}")
+    else:
+        for entry in as_list(value, where):
+            _LISTED[key](entry, where)
+
+
+def as_list(value: Any, where: str) -> list[str]:
+    """Accept a string, a path, a sequence of them, or a mapping (FROM: TO)."""
+    if isinstance(value, Mapping):
+        return [f"{source}={target}" for source, target in value.items()]
+    several = isinstance(value, (list, tuple, set, frozenset))
+    entries = list(value) if several else [value]
+    if not all(isinstance(entry, (str, os.PathLike)) for entry in entries):
+        raise UsageError(f"{where} must be a string or a list of strings, given: {value!r}")
+    return [os.fspath(entry) for entry in entries]
+
+
+def match_on(value: Any, where: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)) or not value:
+        raise UsageError(
+            f"{where}, match_on must be a list of matchers, given: {value!r}",
+            cure=f"known: {', '.join(MATCHERS)}",
+        )
+    return tuple(check_choice(one, MATCHERS, f"{where}, match_on") for one in value)
+
+
+def filters(value: Any, where: str) -> Filters:
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"{where}, filters must be a dict, given: {value!r}",
+            cure='write filters={"headers": ["x-secret"]}',
+        )
+    place = f"{where}, filters"
+    check_names(value, Filters.__struct_fields__, place)
+    return Filters(**{k: tuple(as_list(v, f"{place}[{k!r}]")) for k, v in value.items()})
+
+
+def age(value: Any, where: str) -> int:
+    """Return seconds."""
+    match = None if isinstance(value, bool) else _AGE.fullmatch(str(value))
+    if not match:
+        raise UsageError(
+            f"{where}, max_age: {value!r} is not an age",
+            cure='write "30d", "12h" or a number of days',
+        )
+    return int(match[1]) * _AGE_UNITS[match[2]]
+
+
+def repeat(value: Any, where: str) -> Repeat:
+    return Repeat(check_choice(value, [one.value for one in Repeat], f"{where}, repeat"))
+
+
+_LISTED: dict[str, Check] = {
+    "allow": parse_pattern,
+    "passthrough": parse_pattern,
+    "map_host": parse_mapping,
+    "upstream_ca": lambda value, _where: value,  # read when it is known what it is relative to
+}
+_CASSETTE: dict[str, Check] = {
+    "match_on": match_on,
+    "filters": filters,
+    "max_age": age,
+    "repeat": repeat,
+}
+
+
+def _check_options(given: Mapping[str, Any], place: str) -> None:
+    for key, value in given.items():
+        if value is not None:
+            check_option(key, value, place)
+
+
+def _check_cassette(given: Mapping[str, Any], place: str) -> None:
+    for key, check in _CASSETTE.items():
+        if given.get(key) is not None:
+            check(given[key], place)
+
+
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None, which means: as if not given."""
+    return {
+        key: value.value if isinstance(value, RecordMode) else value
+        for key, value in arguments.items()
+        if value is not None
+    }

@@ -1,0 +1,230 @@
+"""What the test process and its engine say to each other, and how it is framed.
+
+1. A frame is a 4-byte little-endian length and a msgpack value; descriptors ride on the first byte
+   of their frame (SCM_RIGHTS) and are counted in the message's `fds`.
+2. The test process asks, the engine replies to each request, in order; nothing is unsolicited but
+   the engine's first message, `Ready` (or `Failed`).
+3. The engine reads in the page whether it has been asked something, so that knowing costs no call.
+4. A change is visible in the shared page (`Page`) before the byte that lets the client see it, so
+   the test process reads two numbers instead of asking.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import TypeAlias
+
+import msgspec
+
+from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.settings import Settings
+
+SESSION_SCOPE = 0
+FRAME = struct.Struct("<I")
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """What the engine is told on its command line."""
+
+    control_fd: int
+    page_fd: int
+    parent_pid: int
+    runtime_dir: str
+    settings: Settings
+    secrets: dict[str, str]
+    started_ns: int
+    roots: list[str]
+    nameservers: list[str] = []
+    upstream: str = "any"
+    """`loopback` forbids the engine to dial any other address."""
+
+
+class Ready(msgspec.Struct, tag=True):
+    """The engine is up. The descriptor is the session namespace."""
+
+    ca_pem: bytes
+    subject_hash: str
+    redirector: str
+    gates: bool
+    namespace: int
+    notes: tuple[str, ...] = ()
+    fds: int = 1
+
+
+class Failed(msgspec.Struct, tag=True):
+    """A request could not be done; `blame` is the name of the error class to raise."""
+
+    blame: str
+    message: str
+    cure: str = ""
+    slug: str = ""
+
+
+class Begin(msgspec.Struct, tag=True):
+    """A test begins, or a program of scope `parent` in a sandbox of its own.
+
+    `known` are the namespaces whose descriptors the test process holds.
+    """
+
+    nodeid: str
+    settings: Settings
+    known: list[int]
+    secrets: dict[str, str] | None = None
+    parent: int = -1
+
+
+class Begun(msgspec.Struct, tag=True):
+    """Its scope and namespace; a descriptor comes along when the namespace is new."""
+
+    scope: int
+    namespace: int
+    fds: int = 0
+    retired: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Update(msgspec.Struct, tag=True):
+    """New settings for the rest of a scope."""
+
+    scope: int
+    settings: Settings
+
+
+class Done(msgspec.Struct, tag=True):
+    warnings: tuple[str, ...] = ()
+
+
+class GetFlows(msgspec.Struct, tag=True):
+    scope: int
+
+
+class FlowList(msgspec.Struct, tag=True):
+    flows: list[AnyFlow]
+
+
+class GetProblems(msgspec.Struct, tag=True):
+    """Problems from index `since` on."""
+
+    scope: int
+    since: int = 0
+
+
+class ProblemList(msgspec.Struct, tag=True):
+    problems: list[Problem]
+
+
+class GetCassette(msgspec.Struct, tag=True):
+    scope: int
+
+
+class CassetteState(msgspec.Struct, tag=True):
+    """How far a scope's cassette is used; `path` is empty when it has none."""
+
+    path: str = ""
+    mode: str = ""
+    played: int = 0
+    recorded: int = 0
+    unused: list[AnyFlow] = []
+
+
+class WaitChange(msgspec.Struct, tag=True):
+    """Reply when the page's change counter differs from `seen`, or after `timeout` seconds."""
+
+    seen: int
+    timeout: float
+
+
+class End(msgspec.Struct, tag=True):
+    """A test is over. `clean`: no thread or process was made in it."""
+
+    scope: int
+    clean: bool
+    secrets: dict[str, str] | None = None
+    problems_seen: int = 0
+
+
+class Counts(msgspec.Struct):
+    """What the receipt adds up."""
+
+    flows: int = 0
+    played: int = 0
+    recorded: int = 0
+    unmatched: int = 0
+    unused: int = 0
+    blocked: int = 0
+    left_machine: int = 0
+
+
+class Ended(msgspec.Struct, tag=True):
+    counts: Counts
+    problems: list[Problem] = []
+    unused: list[AnyFlow] = []
+    warnings: tuple[str, ...] = ()
+
+
+class Close(msgspec.Struct, tag=True):
+    """The session is over: everything is given back."""
+
+
+class Closed(msgspec.Struct, tag=True):
+    counts: Counts
+    problems: list[Problem] = []
+    warnings: tuple[str, ...] = ()
+
+
+Request: TypeAlias = (
+    Begin | Update | GetFlows | GetProblems | GetCassette | WaitChange | End | Close
+)
+Reply: TypeAlias = (
+    Ready | Failed | Begun | Done | FlowList | ProblemList | CassetteState | Ended | Closed
+)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Request | Reply) -> bytes:
+    payload = _encoder.encode(message)
+    return FRAME.pack(len(payload)) + payload
+
+
+class Page:
+    """Three counters in memory that both processes map.
+
+    The engine writes changes of flows, and problems; the test process how many requests it has
+    made, before it makes each.
+    """
+
+    _CHANGES, _PROBLEMS, _ASKED = 0, 1, 8
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, mmap.PAGESIZE)
+        self._numbers = memoryview(self._map).cast("Q")
+
+    @staticmethod
+    def create() -> int:
+        """Return the descriptor of a new page (memfd_create(2))."""
+        fd = os.memfd_create("netcapture-page", os.MFD_CLOEXEC)
+        os.ftruncate(fd, mmap.PAGESIZE)
+        return fd
+
+    @property
+    def changes(self) -> int:
+        return self._numbers[self._CHANGES]
+
+    @property
+    def problems(self) -> int:
+        return self._numbers[self._PROBLEMS]
+
+    @property
+    def asked(self) -> int:
+        return self._numbers[self._ASKED]
+
+    def ask(self) -> None:
+        """Count one more request."""
+        self._numbers[self._ASKED] += 1
+
+    def write(self, changes: int, problems: int) -> None:
+        self._numbers[self._CHANGES] = changes
+        self._numbers[self._PROBLEMS] = problems

@@ -1,0 +1,110 @@
+"""The table of options, and how pytest learns of them.
+
+1. Each has three names: `--netcapture-<name>`, ini `netcapture_<key>`, and `<key>` in the
+   `netcapture` marker and in what the `netcapture_config` fixture returns.
+2. This module is imported by every pytest run of an environment that has the plugin, so it imports
+   nothing (not settings.py, whose enums the choices repeat; test_choices_are_those_of_settings).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+
+class Option(NamedTuple):
+    """One option. `kind`: flag, list, path or choice; `choices` are what a choice may be."""
+
+    name: str
+    kind: str
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def dest(self) -> str:
+        return f"netcapture_{self.key}"
+
+    @property
+    def flag(self) -> str:
+        return f"--netcapture-{self.name}"
+
+
+def _choice(name: str, text: str, *choices: str) -> Option:
+    return Option(name, "choice", text, "|".join(choices), choices)
+
+
+OPTIONS = (
+    _choice(
+        "record-mode",
+        "how cassettes are used; default: once, none when CI is set",
+        *("none", "once", "new_episodes", "all", "rewrite"),
+    ),
+    Option("cassette-dir", "path", "default: cassettes/ beside the test file", "DIR"),
+    Option("auto-cassette", "flag", "every test has a cassette, as if marked"),
+    Option("block", "flag", "no outside network but what is allowed"),
+    Option(
+        "allow", "list", "allow host, *.host, CIDR, host:port or loopback (repeatable)", "PATTERN"
+    ),
+    _choice("redirector", "how packets reach the engine; default: auto", "auto", "tproxy"),
+    Option("passthrough", "list", "never decrypt these (repeatable)", "PATTERN"),
+    Option("map-host", "list", "dial TO for FROM, host or host:port each (repeatable)", "FROM=TO"),
+    _choice(
+        "loopback",
+        "loopback servers: left alone (default), or captured as any other host",
+        *("leave", "capture"),
+    ),
+    Option("upstream-ca", "list", "PEM file of more roots trusted upstream (repeatable)", "FILE"),
+    Option("strict", "flag", "a cassette's unused interactions fail the test"),
+)
+BY_KEY = {option.key: option for option in OPTIONS}
+SWITCH = "--netcapture"
+_FLAGS = (SWITCH, *(option.flag for option in OPTIONS))
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("netcapture", "network capture, record and replay")
+    text = "run every test in a network sandbox of its own; capture, record, replay its traffic"
+    group.addoption(SWITCH, action="store_true", default=False, help=text)
+    parser.addini("netcapture", text, type="bool", default=False)
+    for option in OPTIONS:
+        _add_option(group, parser, option)
+
+
+def _add_option(group: Any, parser: pytest.Parser, option: Option) -> None:
+    arguments: dict[str, Any] = {
+        "flag": {"action": "store_true"},
+        "list": {"action": "append", "metavar": option.metavar},
+    }.get(option.kind, {"metavar": option.metavar})
+    group.addoption(option.flag, dest=option.dest, default=None, help=option.help, **arguments)
+    # Flags are strings to pytest, whose own error for a bad one is a traceback.
+    kind = "linelist" if option.kind == "list" else "string"
+    parser.addini(option.dest, option.help, type=kind, default=None)  # type: ignore[arg-type]
+
+
+def enabled(config: pytest.Config, known: Any = None) -> bool:
+    """Tell whether capture is on, by option or ini."""
+    return bool(getattr(known or config.option, "netcapture", False) or config.getini("netcapture"))
+
+
+def misspelt(args: Sequence[str]) -> str:
+    """Return what is wrong with the first option that is nearly one of ours, or ""."""
+    for arg in args:
+        name = arg.partition("=")[0]
+        if name.startswith(SWITCH) and name not in _FLAGS:
+            near = difflib.get_close_matches(name, _FLAGS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return f"{name} is not an option\n  cure: {hint}known: {', '.join(_FLAGS)}"
+    return ""
+
+
+def without_effect(config: pytest.Config) -> list[str]:
+    """Return the options on the command line that do nothing, since capture is off."""
+    return [option.flag for option in OPTIONS if getattr(config.option, option.dest, None)]

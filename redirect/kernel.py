@@ -1,0 +1,106 @@
+"""The kernel's numbers, in one place, each named as in its header.
+
+1. Only what Python's `socket` module does not name on every supported version (3.10 and later).
+2. Values that two sides must share (our packet marks, the listener's address) live here too.
+"""
+
+from __future__ import annotations
+
+import struct
+
+# include/uapi/linux/netlink.h
+NETLINK_ROUTE = 0
+NETLINK_SOCK_DIAG = 4
+NETLINK_NETFILTER = 12
+SOL_NETLINK = 270
+NETLINK_NO_ENOBUFS = 5
+NLMSG_ERROR = 2
+NLMSG_DONE = 3
+NLM_F_REQUEST = 0x001
+NLM_F_ACK = 0x004
+NLM_F_ROOT_MATCH = 0x300
+NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
+NLMSG_HEADER = struct.Struct("=IHHII")
+NLA_HEADER = struct.Struct("=HH")
+NLA_TYPE_MASK = 0x3FFF
+
+# include/uapi/linux/netfilter/nfnetlink.h
+NFNL_SUBSYS_QUEUE = 3
+NFNL_SUBSYS_NFTABLES = 10
+NFNL_MSG_BATCH_BEGIN = 0x10
+NFNL_MSG_BATCH_END = 0x11
+
+# include/uapi/linux/netfilter.h and netfilter_ipv4.h
+NFPROTO_INET = 1
+NFPROTO_IPV4 = 2
+NFPROTO_IPV6 = 10
+NF_DROP = 0
+NF_ACCEPT = 1
+NF_INET_PRE_ROUTING = 0
+NF_IP_PRI_MANGLE = -150
+
+# include/uapi/linux/netfilter/nfnetlink_queue.h
+NFQNL_MSG_PACKET = 0
+NFQNL_MSG_VERDICT = 1
+NFQNL_MSG_CONFIG = 2
+NFQA_PACKET_HDR = 1
+NFQA_VERDICT_HDR = 2
+NFQA_MARK = 3
+NFQA_PAYLOAD = 10
+NFQA_CFG_CMD = 1
+NFQA_CFG_PARAMS = 2
+NFQA_CFG_QUEUE_MAXLEN = 3
+NFQA_CFG_MASK = 4
+NFQA_CFG_FLAGS = 5
+NFQNL_CFG_CMD_BIND = 1
+NFQNL_COPY_PACKET = 2
+NFQA_CFG_F_FAIL_OPEN = 1
+
+# include/uapi/linux/netfilter/xt_NFQUEUE.h
+NFQ_FLAG_BYPASS = 1
+
+# include/uapi/linux/in.h, in6.h, asm-generic/socket.h
+IP_TRANSPARENT = 19
+IP_RECVORIGDSTADDR = 20
+IP_PKTINFO = 8
+IPV6_CHECKSUM = 7
+IPV6_PKTINFO = 50
+IPV6_RECVORIGDSTADDR = 74
+IPV6_TRANSPARENT = 75
+SO_RCVBUFFORCE = 33
+SO_MARK = 36
+
+# include/uapi/linux/sock_diag.h, inet_diag.h
+SOCK_DIAG_BY_FAMILY = 20
+INET_DIAG_MARK = 15
+TCP_TIME_WAIT = 6
+TCP_ALL_STATES = 0xFFF
+
+# include/uapi/linux/if_addr.h, rtnetlink.h, if.h
+IFA_F_NODAD = 0x02
+IFF_UP = 0x1
+RT_TABLE_LOCAL = 255
+RTN_LOCAL = 2
+RTPROT_STATIC = 4
+RT_SCOPE_HOST = 254
+RTM_NEWLINK = 16
+RTM_NEWADDR = 20
+RTM_NEWROUTE = 24
+LOOPBACK_INDEX = 1
+
+# include/uapi/linux/sched.h
+CLONE_NEWNET = 0x40000000
+CLONE_NEWUSER = 0x10000000
+
+# Ours.
+ENGINE_MARK = 0x6E6574CA
+"""SO_MARK of every socket that the engine makes inside a namespace: neither gated nor captured."""
+
+QUEUE_NUMBER = 7
+OWN_V4 = "192.0.2.1"
+OWN_V6 = "2001:db8::1"
+LISTENER_V4 = ("127.255.255.254", 65027)
+LISTENER_V6 = ("100::1", 65027)
+"""Where the transparent sockets are bound: what nobody dials (100::/64 is discard-only, RFC 6666),
+on a port that is neither privileged (/proc/sys may be read-only) nor ephemeral."""

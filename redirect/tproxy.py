@@ -1,0 +1,185 @@
+"""The default redirector on Linux: every address is local, and nftables' tproxy does the rest.
+
+1. `attach` makes, inside the namespace, in this order: addresses and routes (plumbing.py), the
+   gate's queue (gate.py), transparent listeners, UDP sockets (datagrams.py), a diagnostic socket
+   (owners.py), and last the rules (ruleset.py). So nothing is captured before somebody is there.
+2. The namespace needs nothing else from us: sockets made inside are served by the loop from
+   outside.
+3. Between `attach` and `watch`, and while the loop is busy, clients wait in the kernel.
+4. With the engine dead its sockets are closed, and the rules that stay refuse at once.
+5. Without a queue in the kernel `gates` is False: connections are accepted before they are dialled.
+
+Kernel: Documentation/networking/tproxy.rst. Tests: test_tproxy.py, test_kernel_facts.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_netcapture.errors import EnvironmentProblem
+from pytest_netcapture.redirect import kernel as k
+from pytest_netcapture.redirect import netlink, plumbing, ruleset
+from pytest_netcapture.redirect.base import Namespace, Sink, StreamOpened
+from pytest_netcapture.redirect.datagrams import IDLE, Datagrams
+from pytest_netcapture.redirect.gate import Gate
+from pytest_netcapture.redirect.owners import Owners
+from pytest_netcapture.redirect.probing import probe
+from pytest_netcapture.redirect.transparent import families, stream_listener
+
+__all__ = ["TproxyRedirector", "probe"]
+
+_ACCEPT_ROUNDS = 64
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PAUSE = 0.05
+
+
+@dataclass
+class _Attached:
+    """What was made for one namespace."""
+
+    listeners: list[socket.socket] = field(default_factory=list)
+    gate: Gate | None = None
+    datagrams: Datagrams | None = None
+
+    def close(self, loop: Any) -> None:
+        made: list[socket.socket | Gate] = [*self.listeners]
+        if self.gate is not None:
+            made.append(self.gate)
+        for conn in made:
+            if loop is not None and conn.fileno() >= 0:
+                loop.remove_reader(conn.fileno())
+            conn.close()
+        if self.datagrams is not None:
+            self.datagrams.close()
+
+
+class TproxyRedirector:
+    """Captures all TCP and UDP of a namespace (`Redirector`).
+
+    `owners` answers whose a socket is, for the same namespaces.
+    """
+
+    name = "tproxy"
+
+    def __init__(self, *, udp_idle: int = IDLE) -> None:
+        """Forget a UDP flow after `udp_idle` nanoseconds of silence."""
+        self.gates = True
+        self._udp_idle = udp_idle
+        self.owners = Owners()
+        self._way = ruleset.NATIVE
+        self._attached: dict[int, _Attached] = {}
+        self._loop: Any = None
+        self._sink: Sink | None = None
+
+    def start(self, loop: Any, sink: Sink) -> None:
+        self._loop, self._sink = loop, sink
+
+    def attach(self, namespace: Namespace) -> None:
+        namespace.run(lambda: self._attach_here(namespace.id))
+
+    def watch(self, namespace: Namespace) -> None:
+        attached = self._attached[namespace.id]
+        loop, sink = self._loop, self._sink
+        assert sink is not None, "start comes before watch"
+        for listener in attached.listeners:
+            loop.add_reader(listener.fileno(), self._accept, namespace.id, listener, sink)
+        if attached.datagrams is not None:
+            attached.datagrams.watch(loop, sink.datagram_flow)
+        if attached.gate is not None:
+            loop.add_reader(attached.gate.fileno(), attached.gate.read, sink.connecting)
+
+    def detach(self, namespace: Namespace) -> None:
+        self._detach(namespace.id)
+
+    def stop(self) -> None:
+        for number in list(self._attached):
+            self._detach(number)
+
+    def _detach(self, number: int) -> None:
+        attached = self._attached.pop(number, None)
+        if attached is not None:
+            attached.close(self._loop)
+        self.owners.detach(number)
+
+    def _attach_here(self, number: int) -> None:
+        attached = _Attached()
+        try:
+            ipv6 = plumbing.lay()
+            self._make_sockets(number, attached, ipv6=ipv6)
+            self._way = install(self._way, ipv6=ipv6)
+        except BaseException:
+            attached.close(None)
+            self.owners.detach(number)
+            raise
+        self.gates = self._way != ruleset.NO_GATE
+        if not self.gates and attached.gate is not None:
+            attached.gate.close()
+            attached.gate = None
+        self._attached[number] = attached
+
+    def _make_sockets(self, number: int, attached: _Attached, *, ipv6: bool) -> None:
+        if self._way != ruleset.NO_GATE:
+            attached.gate = _gate(number)
+            if attached.gate is None:
+                self._way = ruleset.NO_GATE
+        for family in families(ipv6=ipv6):
+            attached.listeners.append(stream_listener(family))
+        attached.datagrams = Datagrams(number, ipv6=ipv6, idle=self._udp_idle)
+        self.owners.attach_here(number)
+
+    def _accept(self, number: int, listener: socket.socket, sink: Sink) -> None:
+        for _ in range(_ACCEPT_ROUNDS):
+            try:
+                conn, client = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(number, listener, sink)
+                return  # the client has gone, perhaps; the loop asks again
+            conn.setblocking(False)
+            sink.stream_opened(StreamOpened(number, conn, client[:2], conn.getsockname()[:2]))
+            if listener.fileno() < 0:
+                return  # the sink has detached this namespace
+
+    def _pause(self, number: int, listener: socket.socket, sink: Sink) -> None:
+        """Let clients wait in the kernel while there are no descriptors, rather than spin."""
+
+        def resume() -> None:
+            if listener.fileno() >= 0:
+                self._loop.add_reader(listener.fileno(), self._accept, number, listener, sink)
+
+        self._loop.remove_reader(listener.fileno())
+        self._loop.call_later(_PAUSE, resume)
+
+
+def install(way: str, *, ipv6: bool) -> str:
+    """Install the rules in the calling thread's namespace; return the way that the gate has.
+
+    Tries `way`, then the next ones while it is only the queue that the kernel lacks.
+    """
+    ways = (ruleset.NATIVE, ruleset.COMPAT, ruleset.NO_GATE)
+    for attempt in ways[ways.index(way) :]:
+        batch = ruleset.batch(attempt, ipv6=ipv6)
+        failed = netlink.transact(k.NETLINK_NETFILTER, batch.data)
+        if not failed:
+            return attempt
+        lacking = [(batch.parts.get(step, ("the batch", "nf_tables")), n) for step, n in failed]
+        if any(module != ruleset.QUEUE_MODULES.get(attempt) for (_, module), _ in lacking):
+            break
+    (what, module), number = lacking[0]
+    raise EnvironmentProblem(
+        f"tproxy: the kernel refuses the nftables {what}: {netlink.reason(number)}",
+        cure=f"modprobe {module} (as root, once); a kernel without it needs another redirector",
+        slug="limits.md#tproxy",
+    )
+
+
+def _gate(number: int) -> Gate | None:
+    try:
+        return Gate(number)
+    except (EnvironmentProblem, OSError):
+        return None

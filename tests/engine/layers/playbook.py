@@ -1,0 +1,183 @@
+"""A fake connection whose script reads like the wire.
+
+    play = Playbook(Http1Layer)
+    play.client(b"GET / HTTP/1.1\\r\\n\\r\\n").expect_server(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    play.server(b"HTTP/1.1 204 \\r\\n\\r\\n").expect_client(b"HTTP/1.1 204 \\r\\n\\r\\n").expect_done()
+
+1. `events` has every effect in order; `expect_*` take what was written since the last look.
+2. Writing to the client notes how many flows were recorded by then: `recorded_by`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pytest_netcapture.engine.bodies import SpoolingBody
+from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Forward, Layer
+from pytest_netcapture.engine.layers.raw import RawLayer
+from pytest_netcapture.flows import AnyFlow, FlowError
+
+
+class Playbook:
+    """A `Context` that records, and the hands that move it."""
+
+    def __init__(
+        self,
+        make: Callable[[Any], Layer],
+        *,
+        tls: bool = False,
+        late: bool = False,
+        decide: Callable[[AnyFlow], Decision] = lambda _flow: Forward(),
+        spool: Path = Path("/nonexistent"),
+        window: int = 1 << 20,
+        port: int = 80,
+    ) -> None:
+        self.endpoint = Endpoint("192.0.2.7", port, tls=tls)
+        self.events: list[tuple[Any, ...]] = []
+        self.began: list[AnyFlow] = []
+        self.recorded: list[AnyFlow] = []
+        self.recorded_by: list[tuple[int, int]] = []
+        self.all_client = b""
+        self.all_server = b""
+        self._client = b""
+        self._server = b""
+        self._seen = 0
+        self._late = late
+        self._decide = decide
+        self._spool = str(spool)
+        self._window = window
+        self._time = 0
+        self.raw_reason = ""
+        self.layer: Layer = make(self)
+
+    # Hands
+
+    def client(self, data: bytes) -> Playbook:
+        self.layer.client_data(data)
+        return self
+
+    def server(self, data: bytes) -> Playbook:
+        self.layer.server_data(data)
+        return self
+
+    def client_eof(self) -> Playbook:
+        self.layer.client_eof()
+        return self
+
+    def server_eof(self) -> Playbook:
+        self.layer.server_eof()
+        return self
+
+    def server_reset(self) -> Playbook:
+        self.layer.aborted("server", FlowError("reset", "by the server"))
+        return self
+
+    def client_reset(self) -> Playbook:
+        self.layer.aborted("client", FlowError("reset", "by the client"))
+        return self
+
+    # Eyes
+
+    def expect_client(self, data: bytes) -> Playbook:
+        assert self._client == data
+        self._client = b""
+        return self
+
+    def expect_server(self, data: bytes) -> Playbook:
+        assert self._server == data
+        self._server = b""
+        return self
+
+    def expect(self, *names: str) -> Playbook:
+        """Expect these effects, data aside, since the last look."""
+        seen = [event[0] for event in self.events[self._seen :]]
+        self._seen = len(self.events)
+        assert seen == list(names)
+        return self
+
+    def expect_recorded(self, count: int) -> Playbook:
+        assert len(self.recorded) == count
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+    @property
+    def flow(self) -> Any:
+        """The last recorded flow."""
+        return self.recorded[-1]
+
+    # Context
+
+    def now(self) -> int:
+        self._time += 1000
+        return self._time
+
+    def to_client(self, data: bytes) -> None:
+        assert isinstance(data, bytes)
+        self._client += data
+        self.all_client += data
+        self.recorded_by.append((len(self.all_client), len(self.recorded)))
+
+    def to_client_stream(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self.to_client(piece)
+
+    def to_server(self, data: bytes) -> None:
+        self._server += data
+        self.all_server += data
+
+    def to_server_stream(self, pieces: Iterable[bytes]) -> None:
+        self.events.append(("to_server_stream",))
+        for piece in pieces:
+            self.to_server(piece)
+
+    def eof_client(self) -> None:
+        self.events.append(("eof_client",))
+
+    def eof_server(self) -> None:
+        self.events.append(("eof_server",))
+
+    def close(self) -> None:
+        self.events.append(("close",))
+
+    def reset(self) -> None:
+        self.events.append(("reset",))
+
+    def connect(self) -> None:
+        self.events.append(("connect",))
+
+    def drop_server(self) -> None:
+        self.events.append(("drop_server",))
+
+    def decides_late(self) -> bool:
+        return self._late
+
+    def decide(self, flow: AnyFlow) -> Decision:
+        return self._decide(flow)
+
+    def body_sink(self) -> BodySink:
+        return SpoolingBody(self._spool, self._window)
+
+    def begin(self, flow: AnyFlow) -> None:
+        assert not any(flow is each for each in self.began)
+        self.began.append(flow)
+
+    def record(self, flow: AnyFlow) -> None:
+        assert any(flow is each for each in self.began), "recorded before it began"
+        assert not any(flow is each for each in self.recorded), "recorded twice"
+        self.recorded.append(flow)
+
+    def become_raw(
+        self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
+    ) -> None:
+        self.events.append(("become_raw", reason))
+        self.raw_reason = reason
+        self.layer = RawLayer(self, reason)
+        if client_pending:
+            self.layer.client_data(client_pending)
+        if server_pending:
+            self.layer.server_data(server_pending)

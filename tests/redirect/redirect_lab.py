@@ -1,0 +1,265 @@
+"""A process with a network namespace of its own, for one test.
+
+1. `@isolated` runs the whole test body in a forked child. There the main thread is the client: it is
+   inside a new network namespace. The engine's side is a thread that stays outside. An
+   ordinary user gets a user namespace first.
+2. What the body raises is raised again in pytest. Nothing waits for ever: the child has an alarm.
+3. `@isolated` alone gives a bare namespace (kernel facts); a body with the argument `lab` gets a running
+   `TproxyRedirector`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import inspect
+import os
+import pickle
+import queue
+import signal
+import socket
+import struct
+import threading
+import traceback
+import warnings
+from concurrent.futures import Future
+
+import pytest
+
+from pytest_netcapture.redirect import kernel as k
+from pytest_netcapture.redirect import plumbing, ruleset
+from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.tproxy import TproxyRedirector
+
+LIMIT = 10
+WAIT = 5
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Skipped(Exception):
+    pass
+
+
+def isolated(body):
+    """Run the test in a child process, in a network namespace."""
+    wants_lab = "lab" in inspect.signature(body).parameters
+
+    @functools.wraps(body)
+    def test(**arguments):
+        arguments.pop("lab", None)
+        kind, text = _in_child(lambda: _run(body, arguments, wants_lab=wants_lab))
+        if kind == "skip":
+            pytest.skip(text)
+        if kind != "ok":
+            pytest.fail(text, pytrace=False)
+
+    parameters = [p for n, p in inspect.signature(body).parameters.items() if n != "lab"]
+    test.__signature__ = inspect.Signature(parameters)
+    return test
+
+
+def _run(body, arguments, *, wants_lab):
+    enter_user_namespace()
+    if not wants_lab:
+        unshare(k.CLONE_NEWNET)
+        body(**arguments)
+        return
+    lab = Lab()
+    try:
+        body(lab=lab, **arguments)
+    finally:
+        lab.close()
+
+
+def _in_child(function):
+    # Encoded before the fork, so that each child has it for nothing.
+    for gate in (ruleset.NATIVE, ruleset.COMPAT):
+        ruleset.batch(gate, ipv6=True)
+    plumbing._batch(ipv6=True)
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        pid = os.fork()
+    if not pid:
+        os.close(reader)
+        _child(function, writer)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        told = file.read()
+    _, status = os.waitpid(pid, 0)
+    return pickle.loads(told) if told else ("fail", f"the child ended with status {status:#x}")
+
+
+def _child(function, writer):
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LIMIT)
+    try:
+        function()
+        told = ("ok", "")
+    except Skipped as skipped:
+        told = ("skip", str(skipped))
+    except BaseException:
+        told = ("fail", traceback.format_exc())
+    os.write(writer, pickle.dumps(told))
+    os._exit(0)
+
+
+def unshare(flags):
+    if _libc.unshare(flags):
+        number = ctypes.get_errno()
+        raise Skipped(f"unshare({flags:#x}) is not allowed here: {os.strerror(number)}")
+
+
+def enter_user_namespace():
+    uid, gid = os.getuid(), os.getgid()
+    if not uid:
+        return
+    unshare(k.CLONE_NEWUSER)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def keep_capabilities(*numbers):
+    """Give up all others (capset, version 3)."""
+    low = sum(1 << number for number in numbers)
+    header = struct.pack("=Ii", 0x20080522, 0)
+    if _libc.capset(header, struct.pack("=6I", low, low, 0, 0, 0, 0)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+class Space:
+    """The namespace of a thread that was started inside it (`Namespace`)."""
+
+    def __init__(self, number):
+        self.id = number
+        self._jobs = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _work(self):
+        while job := self._jobs.get():
+            function, future = job
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+    def run(self, function):
+        future = Future()
+        self._jobs.put((function, future))
+        return future.result(WAIT)
+
+    def close(self):
+        self._jobs.put(None)
+        self.thread.join(WAIT)
+
+
+class Lab:
+    """An engine's side that writes down what it sees. `verdict` is given to each SYN; None: later."""
+
+    def __init__(self, number=1, way=ruleset.NATIVE, **options):
+        self.verdict = Verdict.ACCEPT
+        self.events = queue.SimpleQueue()
+        self.errors = []
+        self.redirector = TproxyRedirector(**options)
+        self.redirector._way = way
+        self._start_loop()
+        unshare(k.CLONE_NEWNET)
+        self.space = Space(number)
+        self.redirector.attach(self.space)
+        self.call(self.redirector.watch, self.space)
+
+    def _start_loop(self):
+        try:
+            from uvloop import new_event_loop
+        except ImportError:
+            new_event_loop = asyncio.new_event_loop
+        self.loop = new_event_loop()
+        self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
+        self.redirector.start(self.loop, self)
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def call(self, function, *arguments):
+        """Run `function` on the loop's thread and return what it returns."""
+        future = Future()
+
+        def body():
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.loop.call_soon_threadsafe(body)
+        return future.result(WAIT)
+
+    # the sink
+    def connecting(self, syn):
+        self.events.put(syn)
+        verdict = self.verdict(syn) if callable(self.verdict) else self.verdict
+        if verdict is not None:
+            syn.answer(verdict)
+
+    def stream_opened(self, stream):
+        stream.socket.settimeout(WAIT)
+        self.events.put(stream)
+
+    def datagram_flow(self, flow):
+        self.events.put(flow)
+
+    # what tests ask
+    def expect(self, kind):
+        """Return the next event, which must be a `kind`; `Connecting` is passed over for others."""
+        while True:
+            event = self.events.get(timeout=WAIT)
+            if isinstance(event, kind):
+                return event
+            assert isinstance(event, Connecting), event
+
+    def syn(self):
+        return self.expect(Connecting)
+
+    def stream(self):
+        return self.expect(StreamOpened)
+
+    def flow(self):
+        return self.expect(DatagramFlow)
+
+    def nothing_more(self):
+        self.call(lambda: None)
+        assert self.events.empty(), self.events.get()
+
+    def needs_gate(self):
+        if not self.redirector.gates:
+            raise Skipped("this kernel cannot gate")
+
+    def close(self):
+        """End the engine's side; idempotent."""
+        if not self._thread.is_alive():
+            return
+        self.call(self.redirector.stop)
+        self.space.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(WAIT)
+        assert not self.errors, self.errors
+
+
+def tcp(address, *, timeout=WAIT):
+    """Connect to (host, port)."""
+    conn = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    conn.settimeout(timeout)
+    conn.connect(address)
+    return conn
+
+
+def udp(family=socket.AF_INET, *, timeout=WAIT):
+    conn = socket.socket(family, socket.SOCK_DGRAM)
+    conn.settimeout(timeout)
+    return conn
