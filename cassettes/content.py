@@ -84,6 +84,8 @@ class ContentScrubber:
 
     def content(self, data: bytes, media_type: str, borders: list[int]) -> bytes:
         """Return a whole body without secrets; `borders` are moved in place."""
+        # Known values before names: a value with "=" in it looks like a field, and would be cut up.
+        data = self._known(data, borders)
         if not media_type.startswith(_BINARY):
             data = self._named(data, media_type, borders)
         return self.text(data, borders)
@@ -120,11 +122,16 @@ class ContentScrubber:
         if self._quiet:
             return data
         borders = [] if borders is None else borders
-        edits = [
-            Edit(start, end, self.tag(secret)) for start, end, secret in self.secrets.find(data)
-        ]
-        data = apply(data, edits, borders)
+        data = self._known(data, borders)
         return apply(data, self._token_edits(data), borders)
+
+    def _known(self, data: bytes, borders: list[int]) -> bytes:
+        if self._quiet:
+            return data
+        found = self.secrets.find(data)
+        return apply(
+            data, [Edit(start, end, self.tag(secret)) for start, end, secret in found], borders
+        )
 
     def stream(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Do as `text` for a body of any size, seeing no more than a window at a time."""

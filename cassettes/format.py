@@ -94,7 +94,7 @@ def open_file(path: str) -> int:
         raise CassetteError(
             f"{path}: cannot be read: it is not a regular file",
             cure="name a file, or move away what is in its place",
-            slug="cassette-format#errors",
+            slug="docs/cassette-format.md#errors",
         )
     return descriptor
 
@@ -103,13 +103,13 @@ def unreadable(path: str, error: OSError) -> CassetteError:
     return CassetteError(
         f"{path}: cannot be read: {error.strerror or error}",
         cure="check the owner and the mode of the file and of its folders",
-        slug="cassette-format#errors",
+        slug="docs/cassette-format.md#errors",
     )
 
 
 def damaged(path: str, offset: int, what: str, cure: str = _RESTORE) -> CassetteError:
     return CassetteError(
-        f"{path}: offset {offset}: {what}", cure=cure, slug="cassette-format#errors"
+        f"{path}: offset {offset}: {what}", cure=cure, slug="docs/cassette-format.md#errors"
     )
 
 

@@ -69,7 +69,7 @@ def cannot_write(target: str, error: OSError) -> CassetteError:
     return CassetteError(
         f"{target}: cannot be written: {error.strerror or error}",
         cure="make room or correct the permissions; a cassette that was there is unchanged",
-        slug="cassette-format#errors",
+        slug="docs/cassette-format.md#errors",
     )
 
 

@@ -47,13 +47,7 @@ class Secrets:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Secrets:
         """Take the values of variables whose name says secret, token, key, password, ..."""
-        values: list[str] = []
-        for name, value in environ.items():
-            if is_secret_variable(name) and _worth(value):
-                values.append(value)
-            elif "://" in value and "@" in value:
-                values.extend(p for p in [_password_of(value)] if _worth(p))
-        return cls(values)
+        return cls(_values(environ))
 
     def copy(self, more: Iterable[str] = ()) -> Secrets:
         """Return an independent set with `more` values; what it learns stays in it."""
@@ -65,6 +59,14 @@ class Secrets:
         for value in copy._given - self._given:
             copy._add(value)
         return copy
+
+    def take(self, environ: Mapping[str, str]) -> None:
+        """Know the secrets of variables that were set later, too."""
+        for value in map(_to_bytes, _values(environ)):
+            if value not in self._given:
+                self._given.add(value)
+                self._add(value)
+                self.version += 1
 
     def learn(self, value: bytes) -> None:
         """Remember a value that was scrubbed by name, if it is distinctive enough to search for."""
@@ -103,6 +105,16 @@ class Secrets:
         for form in forms(value):
             if self._needles.get(form) == value:
                 del self._needles[form]
+
+
+def _values(environ: Mapping[str, str]) -> list[str]:
+    values: list[str] = []
+    for name, value in environ.items():
+        if is_secret_variable(name) and _worth(value):
+            values.append(value)
+        elif "://" in value and "@" in value:
+            values.extend(p for p in [_password_of(value)] if _worth(p))
+    return values
 
 
 def _joined(spans: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:

@@ -129,6 +129,11 @@ class Cassette:
                 "record it again with --netcapture-record-mode=rewrite"
             )
 
+    @property
+    def secrets(self) -> Secrets:
+        """What is scrubbed wherever it stands; more may be told while recording."""
+        return self._scrubber.secrets
+
     # Playing
 
     def play_http(self, request: HttpRequest) -> HttpFlow | Miss:

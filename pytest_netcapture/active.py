@@ -32,6 +32,7 @@ from pytest_netcapture.plugin import ACTIVE
 from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
 from pytest_netcapture.session import Session
+from pytest_netcapture.settings import Settings
 from pytest_netcapture.sources import Sources
 from pytest_netcapture.summary import Summary
 
@@ -39,6 +40,7 @@ SECTION = "netcapture"
 _CONFIGURED = "_netcapture_configured"
 _GIVEN_BY_FIXTURE = pytest.StashKey[dict[str, Any]]()
 _COUNTS = pytest.StashKey[Counts]()
+_SETTINGS = pytest.StashKey[Settings]()
 _MOST_UNUSED = 10
 _CI = "CI is set, so the record mode is none unless an option or a marker says otherwise"
 
@@ -53,7 +55,10 @@ def start(config: pytest.Config) -> None:
         if controller.is_controller(config):
             plugins.register(controller.Controller(printed), "netcapture-controller")
         else:
-            plugins.register(Active(config, sources, Session.start(settings), printed), ACTIVE)
+            refusal = Refusal()
+            active = Active(config, sources, Session.start(settings), printed, refusal)
+            plugins.register(active, ACTIVE)
+            plugins.register(refusal, "netcapture-refusal")
         if not controller.is_worker():
             plugins.register(printed, summary.NAME)
     except UsageError as error:
@@ -65,17 +70,39 @@ def start(config: pytest.Config) -> None:
         raise SystemExit(3) from None
 
 
+class Refusal:
+    """Fails the setup of a test that cannot be captured, inside of all wrappers.
+
+    One that raised before its yield would keep pytest's own from what their teardown undoes.
+    """
+
+    reason = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        reason, self.reason = self.reason, ""
+        if reason:
+            pytest.fail(reason, pytrace=False)
+
+
 class Active:
     """What a session does at each of pytest's steps."""
 
     def __init__(
-        self, config: pytest.Config, sources: Sources, session: Session, printed: Summary
+        self,
+        config: pytest.Config,
+        sources: Sources,
+        session: Session,
+        printed: Summary,
+        refusal: Refusal,
     ) -> None:
+        self._refusal = refusal
         self._config = config
         self._sources = sources
         self._session = session
         self._summary = printed
         self._fatal = ""
+        self._status = 3
         self._warned: set[str] = set()
         stacks.install()
 
@@ -92,11 +119,13 @@ class Active:
             # Conftests have been read: ini and command line are final.
             self._sources = Sources(self._config)
             for item in items:
-                use = self._sources.for_item(item).cassette
+                settings = item.stash[_SETTINGS] = self._sources.for_item(item)
+                use = settings.cassette
                 if use is not None and not self._sources.shares(item):
                     owners.claim(use.path, item.nodeid)
                 self._ask_for_config(item)
         except UsageError as error:
+            self._fatal, self._status = str(error), pytest.ExitCode.USAGE_ERROR
             raise pytest.UsageError(f"netcapture: {error}") from None
 
     def _ask_for_config(self, item: pytest.Item) -> None:
@@ -171,13 +200,12 @@ class Active:
 
     def _begin(self, item: pytest.Item) -> None:
         try:
-            settings = self._sources.for_item(item)
-            secrets = os.environ if settings.cassette else None
-            scope = self._session.begin(item.nodeid, settings, secrets)
+            settings = item.stash.get(_SETTINGS, None) or self._sources.for_item(item)
+            scope = self._session.begin(item.nodeid, settings)
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
         except NetcaptureError as error:
-            pytest.fail(str(error), pytrace=False)
+            self._refusal.reason = str(error)
         else:
             self._warn(item, scope.warnings)
 
@@ -205,7 +233,7 @@ class Active:
             return []
         settings = scope.settings_now
         try:
-            ended = self._session.end(scope, os.environ if settings.cassette else None)
+            ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
         item.stash[_COUNTS] = ended.counts
@@ -224,9 +252,7 @@ class Active:
 
     def _text(self, problem: Problem, item: pytest.Item | None = None) -> str:
         root = str(self._config.rootpath)
-        frames = stacks.stack_for(problem.flow.inode) if problem.flow else []
-        if problem.flow and not frames and problem.flow.protocol == "dns":
-            frames = stacks.stack_for_name(problem.flow.host)
+        frames = _stack(problem.flow) if problem.flow else []
         text = problem_text(problem, stacks.relevant(frames, root), root)
         if problem.kind == "unmatched" and item is not None and self._is_because_of_ci(item):
             text += f"\n           {_CI}"
@@ -239,7 +265,7 @@ class Active:
     def _stop(self, error: NetcaptureError) -> NoReturn:
         """End the run: nothing more can be captured."""
         self._fatal = self._fatal or str(error)
-        pytest.exit(self._fatal, returncode=3)
+        pytest.exit(self._fatal, returncode=self._status)
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────
 
@@ -253,6 +279,7 @@ class Active:
                 "counts": counts,
                 "messages": messages,
                 "fatal": self._fatal,
+                "status": int(self._status),
             }
         self._summary.decide(session)
 
@@ -269,6 +296,14 @@ class Active:
         return msgspec.structs.asdict(closed.counts), messages
 
 
+def _stack(flow: AnyFlow) -> list[stacks.Frame]:
+    """Return the Python stack that made `flow`; nothing for another program's."""
+    frames = stacks.stack_for(flow.inode)
+    if not frames and flow.protocol == "dns" and flow.process.pid == os.getpid():
+        frames = stacks.stack_for_name(flow.host)
+    return frames
+
+
 def _fail_for(texts: Sequence[str]) -> None:
     __tracebackhide__ = True
     if texts:
@@ -282,7 +317,8 @@ def _add_section(item: pytest.Item, when: str, texts: Sequence[str]) -> None:
 
 def _unused_text(path: str, unused: Sequence[AnyFlow]) -> str:
     lines = [f"unused: {len(unused)} of the interactions in {path} were not played"]
-    lines += [f"  {flow_line(flow)}" for flow in unused[:_MOST_UNUSED]]
+    lines += [f"  {flow_line(flow, who=False)}" for flow in unused[:_MOST_UNUSED]]
+    lines = [line.replace("  [played]", "") for line in lines]
     if len(unused) > _MOST_UNUSED:
         lines.append(f"  … {len(unused) - _MOST_UNUSED} more")
     lines.append(

@@ -3,6 +3,8 @@
 1. Tests patch `socket`, freeze time and fork: every function used here is bound at import, no
    clock is read, and a forked child that inherits the channel is refused.
 2. A reply that does not come because the engine is gone raises `EngineGone` with the engine's log.
+3. Whoever waits may be interrupted (Ctrl-C, pytest-timeout's signal): requests are numbered, so the
+   reply to one that was given up is not taken for the next one's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import msgspec
 from pytest_netcapture import errors
 from pytest_netcapture.messages import FRAME, Failed, Page, Reply, Request, encode
 
-_getpid = os.getpid
+_close, _getpid = os.close, os.getpid
 _poll = select.poll
 _CMSG_SPACE = socket.CMSG_SPACE(16 * 4)
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
@@ -40,6 +42,7 @@ class Channel:
         self._lock = threading.RLock()
         self._buffer = bytearray()
         self._fds: list[int] = []
+        self._number = 0
         self._decoder = msgspec.msgpack.Decoder(Reply)
 
     def fileno(self) -> int:
@@ -57,8 +60,9 @@ class Channel:
             )
         with self._lock:
             try:
+                self._number += 1
                 self._page.ask()
-                self._sendall(encode(request))
+                self._sendall(encode(request, self._number))
             except OSError as error:
                 raise self._gone(str(error)) from None
             return self.receive(kind)
@@ -66,13 +70,11 @@ class Channel:
     def receive(self, kind: type[R]) -> tuple[R, list[int]]:
         """Return the next message. Raises as `ask`."""
         with self._lock:
-            reply = self._next()
+            reply, fds = self._next()
             if isinstance(reply, Failed):
                 raise _error_from(reply)
             if not isinstance(reply, kind):
                 raise TypeError(f"engine replied {type(reply).__name__}, not {kind.__name__}")
-            wanted = getattr(reply, "fds", 0)
-            fds, self._fds = self._fds[:wanted], self._fds[wanted:]
             return reply, fds
 
     def alive(self) -> bool:
@@ -86,14 +88,26 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
-    def _next(self) -> Reply:
-        buffer = self._buffer
-        while len(buffer) < 4 or len(buffer) < 4 + FRAME.unpack_from(buffer)[0]:
+    def _next(self) -> tuple[Reply, list[int]]:
+        """Return the reply to the last request; drop those of requests that were given up."""
+        while True:
+            number, reply = self._read()
+            wanted = getattr(reply, "fds", 0)
+            fds, self._fds = self._fds[:wanted], self._fds[wanted:]
+            if number == self._number:
+                return reply, fds
+            for descriptor in fds:
+                _close(descriptor)
+
+    def _read(self) -> tuple[int, Reply]:
+        buffer, start = self._buffer, FRAME.size
+        while len(buffer) < start or len(buffer) < start + FRAME.unpack_from(buffer)[0]:
             self._fill()
-        end = 4 + FRAME.unpack_from(buffer)[0]
-        reply: Reply = self._decoder.decode(memoryview(buffer)[4:end].tobytes())
+        length, number = FRAME.unpack_from(buffer)
+        end = start + length
+        reply: Reply = self._decoder.decode(memoryview(buffer)[start:end].tobytes())
         del buffer[:end]
-        return reply
+        return number, reply
 
     def _fill(self) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -17,7 +17,7 @@ from pytest_netcapture.session import lend_capabilities, prepare_controller
 from pytest_netcapture.summary import Summary
 
 OUTPUT = "netcapture"
-"""The key of `workeroutput`: {"counts": {...}, "messages": [...], "fatal": ""}."""
+"""The key of `workeroutput`: {"counts": {...}, "messages": [...], "fatal": "", "status": 3}."""
 
 _ERRORS = "pytest_netcapture.errors."
 _USAGE = "UsageError: netcapture: "
@@ -69,7 +69,7 @@ class Controller:
         if told:
             self._summary.add(told["counts"], told["messages"])
             if told["fatal"]:
-                pytest.exit(told["fatal"], returncode=3)
+                _end(told["fatal"], told["status"])
         elif error:
             _explain(str(error))
             self._replacing = True
@@ -91,7 +91,13 @@ def _explain(error: str) -> None:
     """End the run if a worker's last words are an error that every worker would have."""
     _, usage, text = error.rpartition(_USAGE)
     if usage:
-        raise pytest.UsageError(text.strip())
+        _end(text.strip(), pytest.ExitCode.USAGE_ERROR)
     _, ours, text = error.rpartition(_ERRORS)
     if ours:
-        pytest.exit(f"netcapture cannot start: {text.partition(': ')[2].strip()}", returncode=3)
+        _end(f"netcapture cannot start: {text.partition(': ')[2].strip()}", 3)
+
+
+def _end(reason: str, status: int) -> NoReturn:
+    if status == pytest.ExitCode.USAGE_ERROR:
+        raise pytest.UsageError(f"netcapture: {reason}")
+    pytest.exit(reason, returncode=status)

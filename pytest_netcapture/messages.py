@@ -1,7 +1,7 @@
 """What the test process and its engine say to each other, and how it is framed.
 
-1. A frame is a 4-byte little-endian length and a msgpack value; descriptors ride on the first byte
-   of their frame (SCM_RIGHTS) and are counted in the message's `fds`.
+1. A frame is a length and a number (4 bytes each, little-endian) and a msgpack value; descriptors
+   ride on the first byte of their frame (SCM_RIGHTS) and are counted in the message's `fds`.
 2. The test process asks, the engine replies to each request, in order; nothing is unsolicited but
    the engine's first message, `Ready` (or `Failed`).
 3. The engine reads in the page whether it has been asked something, so that knowing costs no call.
@@ -22,7 +22,7 @@ from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.settings import Settings
 
 SESSION_SCOPE = 0
-FRAME = struct.Struct("<I")
+FRAME = struct.Struct("<II")
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -49,6 +49,7 @@ class Ready(msgspec.Struct, tag=True):
     redirector: str
     gates: bool
     namespace: int
+    pid: int
     notes: tuple[str, ...] = ()
     fds: int = 1
 
@@ -71,7 +72,6 @@ class Begin(msgspec.Struct, tag=True):
     nodeid: str
     settings: Settings
     known: list[int]
-    secrets: dict[str, str] | None = None
     parent: int = -1
 
 
@@ -83,6 +83,13 @@ class Begun(msgspec.Struct, tag=True):
     fds: int = 0
     retired: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class SetVariable(msgspec.Struct, tag=True):
+    """An environment variable was set; if its name says secret, its value is scrubbed now."""
+
+    name: str
+    value: str
 
 
 class Update(msgspec.Struct, tag=True):
@@ -141,7 +148,6 @@ class End(msgspec.Struct, tag=True):
 
     scope: int
     clean: bool
-    secrets: dict[str, str] | None = None
     problems_seen: int = 0
 
 
@@ -175,7 +181,7 @@ class Closed(msgspec.Struct, tag=True):
 
 
 Request: TypeAlias = (
-    Begin | Update | GetFlows | GetProblems | GetCassette | WaitChange | End | Close
+    Begin | SetVariable | Update | GetFlows | GetProblems | GetCassette | WaitChange | End | Close
 )
 Reply: TypeAlias = (
     Ready | Failed | Begun | Done | FlowList | ProblemList | CassetteState | Ended | Closed
@@ -184,9 +190,9 @@ Reply: TypeAlias = (
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(message: Request | Reply) -> bytes:
+def encode(message: Request | Reply, number: int = 0) -> bytes:
     payload = _encoder.encode(message)
-    return FRAME.pack(len(payload)) + payload
+    return FRAME.pack(len(payload), number) + payload
 
 
 class Page:

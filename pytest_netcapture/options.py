@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -99,6 +98,8 @@ def misspelt(args: Sequence[str]) -> str:
     for arg in args:
         name = arg.partition("=")[0]
         if name.startswith(SWITCH) and name not in _FLAGS:
+            import difflib
+
             near = difflib.get_close_matches(name, _FLAGS, 1)
             hint = f"did you mean {near[0]}? " if near else ""
             return f"{name} is not an option\n  cure: {hint}known: {', '.join(_FLAGS)}"

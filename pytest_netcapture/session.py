@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -43,6 +45,7 @@ from pytest_netcapture.messages import (
     Page,
     ProblemList,
     Ready,
+    SetVariable,
     Update,
     WaitChange,
 )
@@ -65,7 +68,10 @@ _BOOT = (
     "from pytest_netcapture.engine.main import main; main()"
 )
 
-_monotonic_ns = time.monotonic_ns
+_SECRET = re.compile("SECRET|TOKEN|KEY|PASS|PWD|CRED|AUTH", re.IGNORECASE)
+"""Names of variables that may be secrets; the engine decides."""
+
+_getpid = os.getpid
 
 
 class TestScope:
@@ -133,6 +139,7 @@ class Session:
         self.page = page
         self.redirector = ready.redirector
         self.gates = ready.gates
+        self.engine_pid = ready.pid
         self.notes = ready.notes
         self._fds = {ready.namespace: session_fd}
         self._home = session_fd
@@ -159,7 +166,7 @@ class Session:
             parent_pid=os.getpid(),
             runtime_dir=runtime.path,
             settings=settings,
-            secrets=dict(os.environ),
+            secrets=_as_text(os.environ),
             started_ns=session_start_ns(),
             roots=roots,
             nameservers=servers,
@@ -175,34 +182,42 @@ class Session:
         page = Page(page_fd)
         os.close(page_fd)
         channel = Channel(ours, page, lambda: _tail(log))
+        places = trust.find(sys.path, os.environ)  # while the engine starts
         ready, fds = channel.receive(Ready)
         session = cls(channel, page, ready, fds[0], runtime)
-        session._furnish(ready, runtime.path)
+        session._furnish(ready, runtime.path, places)
+        session._watch_environment()
         session.go_home()
         return session
 
-    def _furnish(self, ready: Ready, directory: str) -> None:
+    def _furnish(self, ready: Ready, directory: str, places: trust.Places) -> None:
         """Trust our CA, look names up here: for this process tree only."""
-        bundles = trust.find_bundles(sys.path, os.environ)
         self.trust = trust.install(
-            ready.ca_pem,
-            directory=directory,
-            bundles=bundles,
-            hashed_directories=trust.find_hashed_directories(os.environ),
-            subject_hash=ready.subject_hash,
+            ready.ca_pem, directory=directory, places=places, subject_hash=ready.subject_hash
         )
         self.resolver = resolver.install(directory)
         os.environ.update(trust.environment(self.trust, os.environ))
 
+    def _watch_environment(self) -> None:
+        """Tell the engine of secrets that are set later, whose values it then scrubs, too."""
+
+        def audit(event: str, args: tuple[object, ...]) -> None:
+            if event == "os.putenv" and _getpid() == self.pid:
+                name, value = (os.fsdecode(a) for a in args if isinstance(a, (bytes, str)))
+                if _SECRET.search(name) or ("://" in value and "@" in value):
+                    self.tell(name, value)
+
+        sys.addaudithook(audit)
+
+    def tell(self, name: str, value: str) -> None:
+        with contextlib.suppress(EngineGone, OSError):
+            self.channel.ask(SetVariable(_utf8(name), _utf8(value)), Done)
+
     # ── tests ────────────────────────────────────────────────────────────────────────────────
 
-    def begin(
-        self, nodeid: str, settings: Settings, secrets: Mapping[str, str] | None = None
-    ) -> TestScope:
+    def begin(self, nodeid: str, settings: Settings) -> TestScope:
         """Move this thread into a fresh namespace for one test."""
-        request = Begin(
-            nodeid, settings, list(self._fds), dict(secrets) if secrets is not None else None
-        )
+        request = Begin(nodeid, settings, list(self._fds))
         self.scope = self._begin(request)
         self._problems_before = self.page.problems
         self.enter(self.scope.namespace)
@@ -222,14 +237,12 @@ class Session:
             self._fds[begun.namespace] = fds[0]
         return TestScope(self, begun, request.settings)
 
-    def end(self, scope: TestScope, secrets: Mapping[str, str] | None = None) -> Ended:
+    def end(self, scope: TestScope) -> Ended:
         """Move back to the session's namespace and close the test's books."""
         self.go_home()
         self.scope = None
         clean = processes.last_pid() == scope.last_pid
-        request = End(
-            scope.id, clean, dict(secrets) if secrets is not None else None, scope.problems_seen
-        )
+        request = End(scope.id, clean, scope.problems_seen)
         return self.channel.ask(request, Ended)[0]
 
     def new_problems(self) -> list[Problem]:
@@ -279,7 +292,8 @@ class Session:
         try:
             return self.channel.ask(Close(), Closed)[0]
         except EngineGone:
-            self._runtime.remove()
+            with contextlib.suppress(OSError):  # a test may have closed our descriptors
+                self._runtime.remove()
             raise
 
 
@@ -300,6 +314,15 @@ def lend_capabilities(lend: bool) -> None:
 def session_start_ns() -> int:
     """Return when the run began (wall clock): an xdist worker's run began with its controller."""
     return int(os.environ.setdefault("NETCAPTURE_SESSION_START", str(time.time_ns())))
+
+
+def _as_text(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables as text: bytes that are not UTF-8 (surrogates here) fit no message."""
+    return {_utf8(name): _utf8(value) for name, value in environ.items()}
+
+
+def _utf8(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "ignore").decode()
 
 
 def _spawn_engine(options: EngineOptions, fds: tuple[int, ...], log: str) -> None:

@@ -176,6 +176,6 @@ def _open_queue() -> socket.socket:
         raise EnvironmentProblem(
             f"tproxy: cannot bind netfilter queue {k.QUEUE_NUMBER}: {netlink.reason(failed[0][1])}",
             cure="modprobe nfnetlink_queue (as root, once)",
-            slug="limits.md#gate",
+            slug="docs/limits.md#gate",
         )
     return conn

@@ -42,7 +42,7 @@ def lay() -> bool:
             raise EnvironmentProblem(
                 f"tproxy: cannot {_STEPS[step]} in a new network namespace: {reason(number)}",
                 cure="the engine needs CAP_NET_ADMIN in the namespace's user namespace",
-                slug="limits.md#tproxy",
+                slug="docs/limits.md#tproxy",
             )
     return ipv6
 

@@ -44,8 +44,13 @@ def describe(pid: int) -> Process:
     command = tuple(w.decode("utf-8", "replace") for w in _read(pid, "cmdline").split(b"\0"))
     while command and not command[-1]:
         command = command[:-1]
-    name = os.path.basename(command[0]) if command else ""
+    name = os.path.basename(_program(command[0])) if command else ""
     return Process(pid, name or _read(pid, "comm").decode("utf-8", "replace").strip(), command)
+
+
+def _program(word: str) -> str:
+    """Return the program of a first word, in which one that sets its title has the whole line."""
+    return word if os.path.exists(word) else word.partition(" ")[0]
 
 
 def parse_parent(stat: bytes) -> int:

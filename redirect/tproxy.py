@@ -174,7 +174,7 @@ def install(way: str, *, ipv6: bool) -> str:
     raise EnvironmentProblem(
         f"tproxy: the kernel refuses the nftables {what}: {netlink.reason(number)}",
         cure=f"modprobe {module} (as root, once); a kernel without it needs another redirector",
-        slug="limits.md#tproxy",
+        slug="docs/limits.md#tproxy",
     )
 
 

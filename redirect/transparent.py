@@ -96,7 +96,7 @@ def _problem(family: int, kind: int, error: OSError) -> EnvironmentProblem:
     return EnvironmentProblem(
         f"tproxy: cannot make a transparent {names[kind]} socket ({version}): {why}",
         cure="the engine needs CAP_NET_ADMIN and CAP_NET_RAW in the namespace",
-        slug="limits.md#tproxy",
+        slug="docs/limits.md#tproxy",
     )
 
 

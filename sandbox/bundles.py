@@ -1,10 +1,12 @@
 """Where programs look for CA certificates: the lists, and which of them exist here.
 
-1. Only known names are looked at, nothing is searched: under 2 ms. Proof:
-   test_looking_for_bundles_is_quick.
+1. Known names are looked at, and what packages list (packaged.py); no tree is searched: some
+   milliseconds. Proof: test_looking_for_bundles_is_quick.
 2. A bundle is a regular file of PEM certificates. Two names of one file count once, by real path.
-3. Roots compiled into a program (webpki-roots, Deno's own) and other formats (JDK cacerts, NSS
-   databases) are not files of this kind: see `trust.environment` and the limits page.
+3. Roots compiled into a program (webpki-roots, Deno's own) and other formats (Java's key stores,
+   browsers') are not files of this kind: see trust.py.
+4. p11-kit's directories (GnuTLS and NSS on Fedora, Arch, SUSE) take any file name, so a hashed one
+   does, too.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from pytest_netcapture.sandbox.original import original, real_path
+from pytest_netcapture.sandbox.packaged import other_site_packages, packaged_bundles
 
 SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Gentoo, Arch, Alpine
@@ -85,6 +88,9 @@ SYSTEM_DIRECTORIES = (
     "/var/lib/ca-certificates/openssl",  # SUSE
     "/etc/openssl/certs",
     "/usr/local/ssl/certs",
+    "/etc/pki/ca-trust/source/anchors",  # p11-kit: Fedora, RHEL
+    "/etc/ca-certificates/trust-source/anchors",  # p11-kit: Arch
+    "/etc/pki/trust/anchors",  # p11-kit: SUSE
 )
 
 DIRECTORY_VARIABLES = ("SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAPATH")
@@ -92,12 +98,14 @@ DIRECTORY_VARIABLES = ("SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "
 
 def find_bundles(sys_path: Iterable[str], environ: Mapping[str, str]) -> list[str]:
     """Return the real path of every CA bundle that exists, the environment's own first."""
+    directories = dict.fromkeys([*sys_path, *other_site_packages(environ)])
     return _existing(
         [
             *_named(environ, FILE_VARIABLES),
             *SYSTEM_BUNDLES,
             *_below({sys.prefix, sys.base_prefix, environ.get("CONDA_PREFIX", "")}, PREFIX_BUNDLES),
-            *_below(dict.fromkeys(sys_path), PYTHON_BUNDLES),
+            *_below(directories, PYTHON_BUNDLES),
+            *packaged_bundles(directories, environ),
         ],
         stat.S_ISREG,
     )

@@ -30,7 +30,7 @@ from pytest_netcapture.sandbox.original import (
 )
 from pytest_netcapture.sandbox.syscalls import mount
 
-SLUG = "limits.md#mounts"
+SLUG = "docs/limits.md#mounts"
 _MIRROR_LIMIT = 4096
 
 
@@ -81,7 +81,7 @@ def overlay(lower_dirs: list[str], target: str) -> str:
 def mirror(additions: str, target: str, directory: str) -> str:
     """Do what `overlay` does without one: fill the new `directory`, bind it over `target`.
 
-    Only for directories without sub-directories that matter: those are linked, not copied.
+    Sub-directories of `target` are bound, so it does not matter how much they hold.
     """
     end = real_path(target)
     names = original.listdir(end)
@@ -89,7 +89,7 @@ def mirror(additions: str, target: str, directory: str) -> str:
         raise EnvironmentProblem(f"{end} has {len(names)} entries: too many to mirror", slug=SLUG)
     try:
         _fill(directory, end, names, additions)
-        mount(directory, end, "", kernel.MS_BIND)
+        mount(directory, end, "", kernel.MS_BIND | kernel.MS_REC)
     except OSError as error:
         raise _refused(f"cannot lay a copy over {_path(target, end)}", error) from error
     _make_read_only(end)
@@ -118,13 +118,26 @@ def _fill(directory: str, end: str, names: list[str], additions: str) -> None:
         if name not in new:
             _mirror_entry(f"{end}/{name}", f"{directory}/{name}")
     for name in new:
-        write_file(f"{directory}/{name}", read_file(f"{additions}/{name}"), 0o644)
+        _copy(f"{additions}/{name}", f"{directory}/{name}")
+
+
+def _copy(source: str, copy: str) -> None:
+    """Copy a file, or a directory with all it holds: ours, so there is nothing else in it."""
+    if not stat.S_ISDIR(original.stat(source).st_mode):
+        write_file(copy, read_file(source), 0o644)
+        return
+    original.mkdir(copy, 0o755)
+    for name in original.listdir(source):
+        _copy(f"{source}/{name}", f"{copy}/{name}")
 
 
 def _mirror_entry(source: str, copy: str) -> None:
     kind = original.lstat(source).st_mode
     if stat.S_ISLNK(kind):
         original.symlink(original.readlink(source), copy)
+    elif stat.S_ISDIR(kind):
+        original.mkdir(copy, 0o755)
+        mount(source, copy, "", kernel.MS_BIND | kernel.MS_REC)
     elif stat.S_ISREG(kind):
         try:
             write_file(copy, read_file(source), 0o644)

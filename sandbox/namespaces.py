@@ -26,7 +26,7 @@ from pytest_netcapture.sandbox.syscalls import mount, setns, unshare
 
 _OWN_NETWORK = "/proc/thread-self/ns/net"
 _APPARMOR_RESTRICTS = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
-_SLUG = "limits.md#namespaces"
+_SLUG = "docs/limits.md#namespaces"
 
 
 class Stranded(EnvironmentProblem):

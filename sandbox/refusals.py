@@ -19,7 +19,7 @@ from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.sandbox.kernel import SECCOMP_MODE_FILTER, USER_NAMESPACE_DEPTH
 from pytest_netcapture.sandbox.original import exists, original, read_text
 
-SLUG = "limits.md#namespaces"
+SLUG = "docs/limits.md#namespaces"
 _THREAD_CURE = (
     "start pytest without what starts these threads (a debugger, a profiler, a tracer), or let "
     "`netcapture run -- pytest ...` enter the sandbox before pytest starts"
@@ -75,7 +75,10 @@ def user_namespace_problem(number: int, facts: Facts) -> EnvironmentProblem:
 def explain_user_namespace(number: int, facts: Facts) -> tuple[str, str]:
     """Return (cause, cure)."""
     if _is_wsl1(facts) or "gVisor" in facts.kernel:
-        return ("this kernel only imitates Linux's namespaces", "use `--netcapture-redirect=proxy`")
+        return (
+            "this kernel only imitates Linux's namespaces",
+            "run where a Linux kernel of its own does (a virtual machine, WSL2)",
+        )
     if number == errno.EINVAL:
         return _explain_einval(facts)
     if number in {errno.ENOSPC, errno.EUSERS}:
@@ -158,7 +161,7 @@ def _explain_einval(facts: Facts) -> tuple[str, str]:
 def _explain_unbuilt() -> tuple[str, str]:
     return (
         "this kernel is built without user namespaces (CONFIG_USER_NS)",
-        "run as root, use a kernel that has them, or `--netcapture-redirect=proxy`",
+        "run as root, or on a kernel that has them",
     )
 
 

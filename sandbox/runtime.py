@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 import tempfile
 
@@ -24,6 +25,8 @@ PREFIX = "netcapture-"
 _HALF_MADE = "netcapture-new-"
 _LOCK = "owner.lock"
 _HALF_MADE_SECONDS = 3600
+_OURS = re.compile(rf"{PREFIX}(new-)?[0-9a-f]{{12}}")
+"""Only what we name so is swept: a user's own netcapture-something is not ours."""
 
 
 class RuntimeDirectory:
@@ -72,9 +75,13 @@ def sweep_stale(parent: str | None = None) -> list[str]:
     """Remove own runtime directories whose owners are dead; return their paths."""
     parent = parent or tempfile.gettempdir()
     swept = []
-    for name in original.listdir(parent):
+    try:
+        names = original.listdir(parent)
+    except OSError:
+        return []  # `create` says what is wrong with it
+    for name in names:
         path = f"{parent}/{name}"
-        if name.startswith(PREFIX) and _is_ours(path) and _is_stale(path, name):
+        if _OURS.fullmatch(name) and _is_ours(path) and _is_stale(path, name):
             _remove_tree(path)
             swept.append(path)
     return swept

@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from pytest_netcapture.errors import UsageError
-from pytest_netcapture.flows import AnyFlow
+from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
 from pytest_netcapture.report.receipt import Receipt
@@ -34,6 +34,13 @@ from pytest_netcapture.settings import (
 
 _TICK = 0.05
 """Seconds between looks at whether the program has ended, while nothing changes."""
+
+
+_OPTIONS = {
+    "--netcapture-record-mode=new_episodes": "--record",
+    "--netcapture-allow": "--allow",
+    ", or netcapture.allow(...)": "",
+}
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -104,7 +111,7 @@ def _run(settings: Settings, program: list[str], *, quiet: bool) -> int:
     from pytest_netcapture.session import Session
 
     session = Session.start(msgspec.structs.replace(settings, cassette=None))
-    scope = session.begin("netcapture run", settings, dict(os.environ))
+    scope = session.begin("netcapture run", settings)
     try:
         child = subprocess.Popen(program)
     except OSError as error:
@@ -123,7 +130,7 @@ def _run(settings: Settings, program: list[str], *, quiet: bool) -> int:
         lines.join(2)
     result = session.end(scope)
     counts = session.close().counts
-    problems = [problem_text(problem) for problem in result.problems]
+    problems = [problem_text(_in_our_terms(problem)) for problem in result.problems]
     for text in problems:
         click.echo(text, err=True)
     if not quiet:
@@ -152,3 +159,11 @@ def _live_lines(scope: object, ended: threading.Event) -> None:
                 click.echo(flow_line(flow), err=True)
         if over:
             return
+
+
+def _in_our_terms(problem: Problem) -> Problem:
+    """Give advice in options of this command, not of pytest."""
+    advice = problem.advice
+    for pytests, ours in _OPTIONS.items():
+        advice = advice.replace(pytests, ours)
+    return msgspec.structs.replace(problem, advice=advice)

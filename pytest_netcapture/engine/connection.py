@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
-from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Layer
+from pytest_netcapture.engine.layers.layer import BodySink, Decision, Ended, Endpoint, Layer
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.outlet import Outlet
@@ -149,6 +149,8 @@ class Connection:
         self._to_server = Outlet()
         self._connecting = False
         self._closed = False
+        self.over = False
+        """Nothing can happen on it any more."""
         self._client_reset = False
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
@@ -210,8 +212,7 @@ class Connection:
 
     # ── Context ──────────────────────────────────────────────────────────────────────────────
 
-    def now(self) -> int:
-        return time.monotonic_ns()
+    now = staticmethod(time.monotonic_ns)
 
     def to_client(self, data: bytes) -> None:
         if not self._closed:
@@ -247,6 +248,19 @@ class Connection:
         if self._client is not None:
             _abort(self._client)
         self.drop_server()
+        if self._client is None:
+            self._finish()
+
+    def give_up(self, reason: str) -> None:
+        """Reset a conversation that is on replay and on no cassette; its test must fail."""
+        self.layer = Ended()
+        flow = self._connection_flow or TcpFlow()
+        if flow is not self._connection_flow:
+            self.begin(flow)
+        flow.reason = reason
+        flow.process, flow.inode = self.owner.process(), self.owner.inode
+        self.engine.unreplayable(flow)
+        self.reset()
 
     def connect(self) -> None:
         if self._server is not None or self._connecting:
@@ -303,8 +317,7 @@ class Connection:
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
     ) -> None:
         if self._server is None and not self._connecting and self.scope.plays:
-            self.engine.unreplayable(self, reason)
-            self.reset()
+            self.give_up(reason)
             return
         self.layer = RawLayer(self, reason=reason)
         if self._server is None:
@@ -442,8 +455,10 @@ class Connection:
         self._to_client.clear()
 
     def _finish(self) -> None:
-        """Nothing more can happen: end what is still open, and let go."""
-        self._closed = True
+        """End what is still open, since nothing more can happen, and let go."""
+        if self.over:
+            return
+        self._closed = self.over = True
         self._end_server()
         if self._flows:  # a stream that was cut off: the layer knows what has come of it
             self.layer.aborted("client", FlowError("eof", "the connection ended first"))

@@ -65,9 +65,12 @@ class Control:
             self._buffer += data
             self._handle_frames()
 
-    def send(self, reply: Reply, fds: Sequence[int] = ()) -> None:
-        """Send one message, descriptors on its first byte. Blocks: the reader waits for it."""
-        data = memoryview(encode(reply))
+    def send(self, reply: Reply, fds: Sequence[int] = (), number: int = 0) -> None:
+        """Send one message, descriptors on its first byte. Blocks: the reader waits for it.
+
+        `number` is that of the request it answers.
+        """
+        data = memoryview(encode(reply, number))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         self._socket.setblocking(True)
         try:
@@ -87,35 +90,36 @@ class Control:
 
     def _handle_frames(self) -> None:
         buffer = self._buffer
-        while len(buffer) >= 4:
-            end = 4 + FRAME.unpack_from(buffer)[0]
+        while len(buffer) >= FRAME.size:
+            length, number = FRAME.unpack_from(buffer)
+            end = FRAME.size + length
             if len(buffer) < end:
                 return
-            frame = bytes(buffer[4:end])
+            frame = bytes(buffer[FRAME.size : end])
             del buffer[:end]
-            self._handle(frame)
+            self._handle(frame, number)
 
-    def _handle(self, frame: bytes) -> None:
+    def _handle(self, frame: bytes, number: int) -> None:
         self.handled += 1
         try:
             answer = self._handler(self._decoder.decode(frame))
         except Exception as error:
-            self.send(_failed(error))
+            self.send(_failed(error), (), number)
             return
         if isinstance(answer, tuple):
-            self.send(*answer)
+            self.send(*answer, number)
             return
-        task = self._loop.create_task(self._later(answer))
+        task = self._loop.create_task(self._later(answer, number))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _later(self, answer: Awaitable[Answer]) -> None:
+    async def _later(self, answer: Awaitable[Answer], number: int) -> None:
         try:
             reply, fds = await answer
         except Exception as error:
-            self.send(_failed(error))
+            self.send(_failed(error), (), number)
         else:
-            self.send(reply, fds)
+            self.send(reply, fds, number)
 
     def _end(self) -> None:
         if not self._ended:

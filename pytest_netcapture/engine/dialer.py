@@ -27,7 +27,8 @@ from pytest_netcapture.redirect.base import Verdict
 from pytest_netcapture.redirect.kernel import ENGINE_MARK
 
 _SEGS_OUT = struct.Struct("=136xI")
-_STASH = 8
+_STASH = 32
+"""Sockets of each family to keep ready; made anew, all at once, when half are used up."""
 
 Done = Callable[["socket.socket | None", "FlowError | None"], None]
 
@@ -110,7 +111,7 @@ class Dialer:
             return _socket(family, kind)
         if namespace is self._stashed and kind == socket.SOCK_STREAM and self._stash[family]:
             sock = self._stash[family].pop()
-            self._refill()
+            self._loop.call_soon(self._refill)  # after this client has its answer
             return sock
         return namespace.run(lambda: _marked(family, kind))
 
@@ -149,11 +150,12 @@ class Dialer:
 
     def _refill(self) -> None:
         namespace = self._stashed
-        if namespace is None or self._filling or min(map(len, self._stash.values())) > _STASH // 2:
+        lacking = {f: _STASH - len(s) for f, s in self._stash.items() if len(s) <= _STASH // 2}
+        if namespace is None or self._filling or not lacking:
             return
         self._filling = True
         future = asyncio.wrap_future(
-            self._hopper.submit(namespace.fd, _make_stash), loop=self._loop
+            self._hopper.submit(namespace.fd, lambda: _make_stash(lacking)), loop=self._loop
         )
         future.add_done_callback(self._refilled)
 
@@ -168,9 +170,8 @@ class Dialer:
                 self._stash[sock.family].append(sock)
 
 
-def _make_stash() -> list[socket.socket]:
-    families = [socket.AF_INET] * _STASH + [socket.AF_INET6] * (_STASH // 2)
-    return [_marked(family, socket.SOCK_STREAM) for family in families]
+def _make_stash(numbers: dict[socket.AddressFamily, int]) -> list[socket.socket]:
+    return [_marked(family, socket.SOCK_STREAM) for family, n in numbers.items() for _ in range(n)]
 
 
 def _socket(family: int, kind: int) -> socket.socket:

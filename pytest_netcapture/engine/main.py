@@ -43,6 +43,7 @@ from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.settings import Settings
 
+_ONLY_HTTP = "only HTTP and DNS are replayed: let the test reach its server"
 OWN = ("192.0.2.1", "2001:db8::1")
 _DIAL_TIMEOUT = "timeout"
 
@@ -90,6 +91,7 @@ class Engine:
                 self.redirector.name,
                 self.redirector.gates,
                 namespace.id,
+                os.getpid(),
             ),
             [namespace.fd],
         )
@@ -337,8 +339,7 @@ class Engine:
 
     def recorded(self, flow: AnyFlow, scope: Scope | None = None) -> None:
         """Count a flow that is final, and put it on the cassette."""
-        with contextlib.suppress(KeyError):
-            scope = scope or self.scopes.get(flow.scope)
+        scope = scope or self.scopes.find(flow.scope)
         if scope is not None:
             if isinstance(flow, HttpFlow):
                 scope.memory += _in_memory(flow)
@@ -346,26 +347,13 @@ class Engine:
                 assert scope.cassette is not None
                 scope.cassette.record(flow)
                 scope.counts.recorded += 1
-                self.requests.flush_soon(scope)
+                self.requests.flush_soon(scope, flow)
         self.scopes.changed()
 
-    def unreplayable(self, connection: Connection, reason: str) -> None:
+    def unreplayable(self, flow: TcpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
-        flow = self._tcp_flow(connection.plan)
-        flow.reason = reason
-        self.add(connection.plan, flow)
-        advice = "only HTTP and DNS are replayed: let the test reach its server"
-        self.scopes.problem(
-            self.scopes.get(flow.scope),
-            pipeline.unmatched(flow, Miss(MissKind.NEVER, reason, advice=advice)),
-        )
-
-    def silent(self, connection: Connection) -> None:
-        """On replay, a client waits for a server that is not there."""
-        self.unreplayable(
-            connection, "the client waits for the server to speak first; that is not replayed yet"
-        )
-        connection.reset()
+        miss = Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP)
+        self.scopes.problem(self.scopes.get(flow.scope), pipeline.unmatched(flow, miss))
 
     def gone(self, connection: Connection) -> None:
         self.connections.discard(connection)

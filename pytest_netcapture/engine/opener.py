@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import ssl
@@ -58,6 +59,8 @@ class Opener:
             await connection.start(QueryLayer(connection, self._engine))
             return
         hello = await self._client_hello(connection)
+        if connection.over:
+            return
         if hello is None:
             await connection.start()
             return
@@ -124,7 +127,7 @@ class Opener:
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:
             detail = getattr(error, "reason", None) or str(error) or type(error).__name__
             self._tls_failure(connection, "client", detail)
-            if trusted and any(word in detail.upper() for word in _REFUSALS):
+            if trusted and _is_refusal(error, detail):
                 key = (connection.endpoint.host, connection.endpoint.port)
                 self._refused[key] = f"the client refused our certificate ({detail})"
             connection.reset()
@@ -196,8 +199,7 @@ class Opener:
     async def _pass_through(self, connection: Connection, reason: str) -> None:
         scope = connection.scope
         if connection.server_socket is None and scope.plays and not scope.records:
-            self._engine.unreplayable(connection, reason)
-            connection.reset()
+            connection.give_up(reason)
             return
         await connection.start(RawLayer(connection, reason=reason, sni=connection.tls_name))
         if not connection.has_server:
@@ -238,10 +240,10 @@ class Opener:
         readable = [sock.fileno()]
         if connection.server_socket is not None:
             readable.append(connection.server_socket.fileno())
-        try:
-            await asyncio.wait_for(self._any_readable(readable), patience)
-        except asyncio.TimeoutError:
-            self._engine.silent(connection)
+        if not await self._any_readable(readable, patience):
+            connection.give_up(
+                "the client waits for the server to speak first: that is not replayed"
+            )
             return b""
         try:
             return sock.recv(PEEK, socket.MSG_PEEK)
@@ -258,23 +260,36 @@ class Opener:
         except OSError:
             return False
 
-    async def _any_readable(self, descriptors: list[int]) -> None:
+    async def _any_readable(self, descriptors: list[int], patience: float | None = None) -> bool:
+        """Wait until one can be read; return False after `patience` seconds."""
         loop = self._engine.loop
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[bool] = loop.create_future()
 
-        def ready() -> None:
+        def settle(readable: bool) -> None:
             if not future.done():
-                future.set_result(None)
+                future.set_result(readable)
 
+        timer = None if patience is None else loop.call_later(patience, settle, False)
         for fd in descriptors:
-            loop.add_reader(fd, ready)
+            loop.add_reader(fd, settle, True)
         try:
-            await future
+            return await future
         finally:
+            if timer is not None:
+                timer.cancel()
             for fd in descriptors:
                 loop.remove_reader(fd)
 
 
+def _is_refusal(error: Exception, detail: str) -> bool:
+    """Tell whether a handshake's end says that the client does not trust us.
+
+    By an alert, or, as Node does, by hanging up without one when it has seen the certificate.
+    """
+    return isinstance(error, ConnectionError) or any(w in detail.upper() for w in _REFUSALS)
+
+
+@functools.lru_cache(256)
 def _idna(name: str) -> str:
     """Return `name` as TLS wants it; an address stays one."""
     with contextlib.suppress(ValueError):

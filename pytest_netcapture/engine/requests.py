@@ -12,7 +12,7 @@ from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError
-from pytest_netcapture.flows import Problem
+from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem
 from pytest_netcapture.messages import (
     Begin,
     Begun,
@@ -29,15 +29,18 @@ from pytest_netcapture.messages import (
     GetProblems,
     ProblemList,
     Request,
+    SetVariable,
     Update,
     WaitChange,
 )
+from pytest_netcapture.sandbox import processes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from pytest_netcapture.engine.main import Engine
 
+_MOST_MADE = 64
 _FLUSH_DELAY = 0.05
 """Seconds until recorded flows go to the journal: batches, off the data path."""
 
@@ -52,6 +55,7 @@ class Requests:
         self._flushing: set[int] = set()
         self._handlers: dict[type, Callable[..., Answer | Awaitable[Answer]]] = {
             Begin: self._begin,
+            SetVariable: self._set_variable,
             Update: self._update,
             GetFlows: self._flows,
             GetProblems: self._problems,
@@ -64,8 +68,10 @@ class Requests:
     def handle(self, request: Request) -> Answer | Awaitable[Answer]:
         return self._handlers[type(request)](request)
 
-    def flush_soon(self, scope: Scope) -> None:
-        if scope.id not in self._flushing:
+    def flush_soon(self, scope: Scope, flow: AnyFlow) -> None:
+        """Put what is recorded on disk soon; a large body takes long and waits for the end."""
+        scope.heavy = scope.heavy or (isinstance(flow, HttpFlow) and _is_spooled(flow))
+        if not scope.heavy and scope.id not in self._flushing:
             self._flushing.add(scope.id)
             self._engine.loop.call_later(_FLUSH_DELAY, self._flush, scope)
 
@@ -78,8 +84,6 @@ class Requests:
     # ── tests ────────────────────────────────────────────────────────────────────────────────
 
     def _begin(self, request: Begin) -> Answer | Awaitable[Answer]:
-        if request.secrets is not None:
-            self._secrets = Secrets.from_environ(request.secrets)
         namespace = self._engine.pool.take()
         if namespace is None:
             return self._begin_later(request)
@@ -101,6 +105,7 @@ class Requests:
                 self._engine.pool.give_back(namespace)
                 raise
             scopes.running = scope
+        scope.last_pid = processes.last_pid()
         fds = [] if namespace.id in request.known else [namespace.fd]
         warnings = tuple(scope.cassette.warnings) if scope.cassette else ()
         return Begun(scope.id, namespace.id, fds=len(fds), warnings=warnings), fds
@@ -117,6 +122,14 @@ class Requests:
             spool_dir=self._engine.scopes.spool(scope),
         )
 
+    def _set_variable(self, request: SetVariable) -> Answer:
+        variable = {request.name: request.value}
+        self._secrets.take(variable)
+        running = self._engine.scopes.running
+        if running is not None and running.cassette is not None:
+            running.cassette.secrets.take(variable)
+        return Done(), ()
+
     def _update(self, request: Update) -> Answer:
         scope = self._engine.scopes.get(request.scope)
         before, scope.settings = scope.settings, request.settings
@@ -128,17 +141,24 @@ class Requests:
             child.settings, child.cassette = scope.settings, scope.cassette
         return Done(warnings), ()
 
-    def _end(self, request: End) -> Answer:
+    def _end(self, request: End) -> Answer | Awaitable[Answer]:
         engine = self._engine
         scope = engine.scopes.get(request.scope)
-        if request.secrets is not None:
-            self._secrets = Secrets.from_environ(request.secrets)
         engine.scopes.end(scope)
         for child in scope.children:
             engine.scopes.end(child)
             _add_up(scope.counts, child.counts)
             self._recycle(child, clean=False)
-        warnings = self._save(scope)
+        if scope.heavy:
+            return self._end_later(request, scope)
+        return self._ended(request, scope, self._save(scope))
+
+    async def _end_later(self, request: End, scope: Scope) -> Answer:
+        """Save in a thread, so that what other tests' children still do is served meanwhile."""
+        warnings = await self._engine.loop.run_in_executor(None, self._save, scope)
+        return self._ended(request, scope, warnings)
+
+    def _ended(self, request: End, scope: Scope, warnings: tuple[str, ...]) -> Answer:
         cassette = scope.cassette
         unused = list(cassette.unused) if cassette and cassette.can_play else []
         scope.counts.unused += len(unused)
@@ -158,13 +178,14 @@ class Requests:
             cassette.flush()
             cassette.save()
         except CassetteError as error:
+            scope.counts.recorded = 0
             scope.problems.append(Problem(kind="cassette", reason=error.message, advice=error.cure))
         return tuple(cassette.warnings[known:])
 
     def _recycle(self, scope: Scope, *, clean: bool) -> None:
         """Give the namespace back if nothing of the test is left in it; else look again later."""
         self._lingering.append(scope)
-        if clean:
+        if clean or _left_nobody(scope):
             self._engine.loop.call_soon(self._sweep, scope)
         else:
             self._engine.loop.run_in_executor(None, self._look_around)
@@ -180,15 +201,13 @@ class Requests:
 
     def _look_around(self) -> None:
         """Sweep the namespaces that hold no process any more. Runs in a thread."""
-        from pytest_netcapture.sandbox import processes
-
         for scope in list(self._lingering):
             if scope.namespace is not None and not processes.processes_in({scope.namespace.inode}):
                 self._engine.loop.call_soon_threadsafe(self._sweep, scope)
 
     def _flush(self, scope: Scope) -> None:
         self._flushing.discard(scope.id)
-        if scope.active and scope.cassette is not None:
+        if scope.active and not scope.heavy and scope.cassette is not None:
             try:
                 scope.cassette.flush()
             except CassetteError as error:
@@ -236,6 +255,23 @@ class Requests:
         for connection in self._engine.connections:
             connection.count_left()
         return Closed(session.counts, session.problems), ()
+
+
+def _left_nobody(scope: Scope) -> bool:
+    """Tell whether none of the processes and threads made since a scope began is in its namespace.
+
+    On a busy machine others make some all the time; looking at those is cheap, at all it is not.
+    """
+    last = processes.last_pid()
+    made = range(scope.last_pid + 1, last + 1)
+    if scope.namespace is None or last < scope.last_pid or len(made) > _MOST_MADE:
+        return False
+    inodes = {scope.namespace.inode}
+    return not any(processes.is_in(pid, inodes) for pid in made)
+
+
+def _is_spooled(flow: HttpFlow) -> bool:
+    return bool(flow.request.body.path or (flow.response and flow.response.body.path))
 
 
 def _add_up(total: Counts, more: Counts) -> None:

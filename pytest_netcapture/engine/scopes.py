@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.namespaces import EngineNamespace
-from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem
 from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
 from pytest_netcapture.settings import Settings
 
@@ -36,6 +36,7 @@ class Scope:
     active: bool = True
     flows: list[AnyFlow] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    told: set[tuple[object, ...]] = field(default_factory=set)
     counts: Counts = field(default_factory=Counts)
     memory: int = 0
     children: list[Scope] = field(default_factory=list)
@@ -43,6 +44,10 @@ class Scope:
     parent: Scope | None = None
     spool: str = ""
     """Directory of its large bodies, once there is one."""
+    last_pid: int = 0
+    """The process number given last when it began."""
+    heavy: bool = False
+    """Its cassette has large bodies to write, which is done in a thread when it has ended."""
     sealed: bool = False
     """It has ended and could only replay: what is left of it must not reach the network."""
 
@@ -77,6 +82,9 @@ class Scopes:
 
     def get(self, identity: int) -> Scope:
         return self._all[identity]
+
+    def find(self, identity: int) -> Scope | None:
+        return self._all.get(identity)
 
     def begin(self, nodeid: str, settings: Settings, namespace: EngineNamespace) -> Scope:
         scope = Scope(self._next_scope, nodeid, settings, namespace=namespace)
@@ -149,7 +157,10 @@ class Scopes:
     def problem(self, scope: Scope, problem: Problem) -> None:
         """Note why a test must fail; of an ended test, why the session must."""
         target = (scope.parent or scope) if scope.active else self.session
-        target.problems.append(problem)
+        told = _told(problem)
+        if told not in target.told:  # retries, and A beside AAAA, are one problem
+            target.told.add(told)
+            target.problems.append(problem)
         if problem.kind == "blocked":
             target.counts.blocked += 1
         elif problem.kind == "unmatched":
@@ -160,5 +171,15 @@ class Scopes:
     def changed(self) -> None:
         self._changes += 1
         self._page.write(self._changes, self._problems)
-        for watcher in list(self.watchers):
-            watcher(self._changes)
+        if self.watchers:
+            for watcher in list(self.watchers):
+                watcher(self._changes)
+
+
+def _told(problem: Problem) -> tuple[object, ...]:
+    """Return what makes a problem another one for a reader."""
+    flow = problem.flow
+    if flow is None:
+        return (problem.kind, problem.reason)
+    what = f"{flow.request.method} {flow.url}" if isinstance(flow, HttpFlow) else flow.protocol
+    return (problem.kind, flow.process.pid, flow.host, flow.port, what)

@@ -346,7 +346,7 @@ PARTS = st.sampled_from(["path", "query", "header", "body", "answer", "answer he
 )
 @given(
     value=st.text("abcdefghijklmnopqrstuvwxyzABC0123456789-_+/= ", min_size=8, max_size=24).filter(
-        lambda s: s.strip() == s and not re.fullmatch(r"[\d+\-]+", s) and not s.startswith("/")
+        lambda s: s.strip() == s and re.search(r"\d", s) and not s.startswith("/")
     ),
     part=PARTS,
     encoding=st.sampled_from(sorted(ENCODINGS)),

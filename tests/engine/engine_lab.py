@@ -85,10 +85,10 @@ def _child(function, wanted, writer) -> None:
     result: tuple[bool, Any]
     try:
         session = Session.start(Settings())
-        scope = session.begin("a test", wanted, dict(os.environ))
+        scope = session.begin("a test", wanted)
         sandbox = Sandbox(session, scope)
         value = function(sandbox)
-        session.end(scope)
+        session.end(sandbox.scope)
         log = session.log()
         assert not log, log
         result = (True, value)

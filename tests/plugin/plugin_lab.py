@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,16 @@ HOST = "api.example.com"
 URL = f"https://{HOST}"
 HERE = Path(__file__).parent
 TIMEOUT = 60
-QUIET = ("hypothesispytest", "randomly", "cov", "anyio", "asyncio", "timeout", "cacheprovider", "xdist")
+QUIET = (
+    "hypothesispytest",
+    "randomly",
+    "cov",
+    "anyio",
+    "asyncio",
+    "timeout",
+    "cacheprovider",
+    "xdist",
+)
 """Plugins that a scenario does without unless it asks: they double the time of a run."""
 
 
@@ -102,7 +113,16 @@ class Project:
         return sorted(str(path.relative_to(self.path)) for path in found)
 
     def left_behind(self) -> list[str]:
-        """Return what a session has left in the temporary folder, and journals beside cassettes."""
+        """Return what a session has left: in the temporary folder, and journals beside cassettes.
+
+        The engine, no child of ours, cleans up when it sees that the session's process has ended.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while (left := self._left()) and time.monotonic() < deadline:
+            select.select([], [], [], 0.01)
+        return left
+
+    def _left(self) -> list[str]:
         left = [str(p) for p in self.temp.iterdir() if p.name.startswith("netcapture")]
         return left + [str(p) for p in self.path.rglob("*.journal")]
 

@@ -118,7 +118,12 @@ def test_without_capture_the_fixture_says_so(project: Project) -> None:
     project.test("def test_x(netcapture): pass\n")
     result = project.run(netcapture=False)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*test_x uses the netcapture fixture, but capture is off", "*cure: run pytest --netcapture*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*test_x uses the netcapture fixture, but capture is off",
+            "*cure: run pytest --netcapture*",
+        ]
+    )
     assert "def netcapture" not in result.stdout.str()
 
 

@@ -153,17 +153,22 @@ def test_strict_fails_a_test_with_unused_interactions(project: Project) -> None:
     assert receipt_of(result)["unused"] == 1
     result = project.run("--netcapture-strict")
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*unused: 1 of the interactions*", "*GET https://api.example.com/two*"])
+    result.stdout.fnmatch_lines(
+        ["*unused: 1 of the interactions*", "*GET https://api.example.com/two*"]
+    )
 
 
 def test_auto_cassette_and_cassette_dir(project: Project) -> None:
     project.test("def test_x(): get('/x')\ndef test_silent(): pass\n", "sub/test_a.py")
     assert receipt_of(project.run("--netcapture-auto-cassette"))["recorded"] > 0
     assert project.cassettes() == ["sub/cassettes/test_a/test_x.cassette"]
-    project.run("--netcapture-auto-cassette", "--netcapture-cassette-dir=tapes").assert_outcomes(passed=2)
+    project.run("--netcapture-auto-cassette", "--netcapture-cassette-dir=tapes").assert_outcomes(
+        passed=2
+    )
     assert "tapes/test_a/test_x.cassette" in project.cassettes()
     project.write(
-        "pytest.ini", "[pytest]\nnetcapture_auto_cassette = true\nnetcapture_cassette_dir = from_ini\n"
+        "pytest.ini",
+        "[pytest]\nnetcapture_auto_cassette = true\nnetcapture_cassette_dir = from_ini\n",
     )
     project.run("--rootdir=.", "sub").assert_outcomes(passed=2)
     assert "from_ini/test_a/test_x.cassette" in project.cassettes()

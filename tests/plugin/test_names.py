@@ -5,7 +5,6 @@ from __future__ import annotations
 from plugin_lab import Project
 
 
-
 def test_default_and_explicit_names(project: Project) -> None:
     project.test(
         """
@@ -79,7 +78,9 @@ def test_default_names_that_collide_are_an_error_that_names_both(project: Projec
     )
     result = project.run()
     assert result.ret == 4
-    result.stderr.fnmatch_lines(["*test_x?a/b?*test_x?a:b?*would both write*", "*cure: name one of them*"])
+    result.stderr.fnmatch_lines(
+        ["*test_x?a/b?*test_x?a:b?*would both write*", "*cure: name one of them*"]
+    )
     # Twice the same test is no collision; nor are two where nothing is recorded.
     project.test("@pytest.mark.cassette\ndef test_x(): pass\n")
     project.run("--keep-duplicates", "test_it.py", "test_it.py").assert_outcomes(passed=2)
@@ -90,4 +91,6 @@ def test_default_names_that_collide_are_an_error_that_names_both(project: Projec
     result = project.run(*same, "--netcapture-auto-cassette")
     assert result.ret == 4
     result.stderr.fnmatch_lines(["*a/test_x.py::test_x and b/test_x.py::test_x would both write*"])
-    project.run("--import-mode=importlib", "a", "b", "--netcapture-auto-cassette").assert_outcomes(passed=2)
+    project.run("--import-mode=importlib", "a", "b", "--netcapture-auto-cassette").assert_outcomes(
+        passed=2
+    )

@@ -7,7 +7,9 @@ import re
 from plugin_lab import PRELUDE_LINES, Project, receipt_of
 
 
-def test_a_swallowed_unmatched_request_fails_with_who_where_and_the_nearest(project: Project) -> None:
+def test_a_swallowed_unmatched_request_fails_with_who_where_and_the_nearest(
+    project: Project,
+) -> None:
     project.test(
         """
         pytestmark = pytest.mark.cassette("shared")
@@ -40,7 +42,13 @@ def test_a_swallowed_unmatched_request_fails_with_who_where_and_the_nearest(proj
         ]
     )
     result.stdout.fnmatch_lines(
-        ["unmatched: POST https://api.example.com/thing", "  made by  curl (pid *)", "*curl -sS*", "*- *1*", "*+ *2*"]
+        [
+            "unmatched: POST https://api.example.com/thing",
+            "  made by  curl (pid *)",
+            "*curl -sS*",
+            "*- *1*",
+            "*+ *2*",
+        ]
     )
     assert receipt_of(result)["unmatched"] == 2
     assert "netcapture/active.py" not in text
@@ -55,7 +63,9 @@ def test_a_swallowed_unmatched_request_fails_with_who_where_and_the_nearest(proj
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E *RemoteDisconnected*", "*Captured netcapture call*", "unmatched: GET *id=2*"])
+    result.stdout.fnmatch_lines(
+        ["E *RemoteDisconnected*", "*Captured netcapture call*", "unmatched: GET *id=2*"]
+    )
 
 
 def test_a_blocked_connection_fails_with_host_port_process_and_line(project: Project) -> None:
@@ -68,9 +78,10 @@ def test_a_blocked_connection_fails_with_host_port_process_and_line(project: Pro
         def test_by_address():
             with pytest.raises(OSError):
                 socket.create_connection(("203.0.113.9", 8080), 5)
-        def test_datagram():
+        def test_datagram(netcapture):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
                 s.sendto(b"x", ("203.0.113.9", 514))
+                netcapture.wait_for(port=514, timeout=20)
         """,
         "test_blocked.py",
     )
@@ -89,6 +100,12 @@ def test_a_blocked_connection_fails_with_host_port_process_and_line(project: Pro
             f"*test_blocked.py:{PRELUDE_LINES + 8} in test_by_address",
             "blocked: UDP 203.0.113.9:514",
         ]
+    )
+    curl = result.outlines[
+        result.outlines.index(next(x for x in result.outlines if "_ test_curl _" in x)) :
+    ]
+    assert "test_option" not in "".join(
+        curl[: curl.index(next(x for x in curl if "_by_address _" in x))]
     )
     assert receipt_of(result)["blocked"] >= 4
     assert receipt_of(result)["left"] == 0
@@ -240,4 +257,6 @@ def test_wider_fixtures_and_import_fail_the_run(project: Project) -> None:
     for args in ((), ("-n", "1"), ("--collect-only",)):
         result = project.run("--netcapture-block", *args, use="xdist")
         assert result.ret == 1, result.stdout.str()
-        result.stdout.fnmatch_lines(["*netcapture: outside of any test*", "blocked: *api.example.com*"])
+        result.stdout.fnmatch_lines(
+            ["*netcapture: outside of any test*", "blocked: *api.example.com*"]
+        )

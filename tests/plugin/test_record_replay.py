@@ -45,7 +45,9 @@ CLIENTS = """
 """
 
 
-def test_five_clients_record_and_replay_with_the_server_gone(project: Project, own_server: Server) -> None:
+def test_five_clients_record_and_replay_with_the_server_gone(
+    project: Project, own_server: Server
+) -> None:
     project.server = own_server
     project.test(CLIENTS)
     recorded = project.run()

@@ -180,7 +180,17 @@ def redis(project: Project) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(project.path)],
+        [
+            program,
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(project.path),
+        ],
         stdout=subprocess.PIPE,
         text=True,
     ) as server:
@@ -193,7 +203,9 @@ def redis(project: Project) -> Iterator[int]:
         server.wait(TIMEOUT)
 
 
-def test_redis_on_the_hosts_loopback(project: Project, redis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_on_the_hosts_loopback(
+    project: Project, redis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REDIS", str(redis))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("CLOSED", str(listener.getsockname()[1]))

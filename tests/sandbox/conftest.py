@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import pickle
 import select
 import shutil
 import signal
+import stat
+import sys
 import tempfile
 import traceback
 import warnings
@@ -30,6 +33,8 @@ class ChildFailed(AssertionError):
 
 def run_in_child(function: Callable[[], Any], *, rootless: bool = True) -> Any:
     """Run `function` in a forked child, as an ordinary user if `rootless`; return its result."""
+    if rootless and os.geteuid() == 0 and not _others_can_run(sys.executable):
+        pytest.skip(f"an ordinary user cannot run {sys.executable}: a folder above is private")
     reader, writer = os.pipe2(os.O_CLOEXEC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork of a threaded xdist worker
@@ -48,6 +53,12 @@ def run_in_child(function: Callable[[], Any], *, rootless: bool = True) -> Any:
     if kind == "failed":
         raise ChildFailed(value)
     return value
+
+
+def _others_can_run(path: str) -> bool:
+    """Tell whether every folder above `path`, links followed, may be passed by anyone."""
+    folders = [*pathlib.Path(path).absolute().parents, *pathlib.Path(path).resolve().parents]
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 def become_ordinary() -> None:

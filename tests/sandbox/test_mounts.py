@@ -142,6 +142,19 @@ def test_mirror_shows_the_old_and_the_new(in_sandbox, scratch, rootless):
     )
 
 
+def test_mirror_keeps_sub_directories_and_adds_some(in_sandbox, scratch, rootless):
+    def child():
+        for name in ("new", "new/more", "target", "target/sub"):
+            os.mkdir(f"{scratch}/{name}")
+        _write(f"{scratch}/target/sub/old", "old")
+        _write(f"{scratch}/new/more/new", "new")
+        mounts.mirror(f"{scratch}/new", f"{scratch}/target", f"{scratch}/work")
+        mounts.bind_file(_write(f"{scratch}/x", "bound"), f"{scratch}/target/sub/old")
+        return _read(f"{scratch}/target/sub/old"), _read(f"{scratch}/target/more/new")
+
+    assert in_sandbox(child, rootless=rootless) == ("bound", "new")
+
+
 def test_a_directory_with_a_mount_below_is_mirrored(in_child, scratch, rootless):
     def child():
         namespaces.enter_user_namespace()

@@ -120,6 +120,7 @@ def test_a_thread_in_the_namespace_counts(in_child):
                 threading.Event().wait()
 
             threading.Thread(target=hop).start()
+            threading.Event().wait()
         inode = int(os.read(reader, 32))
         capabilities.keep_only(capabilities.TESTS)
         found = processes.processes_in({inode}) == [pid]

@@ -21,7 +21,7 @@ UBUNTU = Facts(apparmor_restrict=1, apparmor_label="unconfined")
 USER = [
     (errno.EINVAL, Facts(threads=("pydevd.Writer",)), "another thread runs in this process already: pydevd.Writer", "netcapture run"),
     (errno.EINVAL, Facts(threads=tuple("abcdefghij")), "10 other threads run in this process already: a, b, c, d, e, f, g, h, ...", ""),
-    (errno.EINVAL, Facts(user_namespaces_built=False), "CONFIG_USER_NS", "proxy"),
+    (errno.EINVAL, Facts(user_namespaces_built=False), "CONFIG_USER_NS", "kernel that has them"),
     (errno.EINVAL, Facts(), "CLONE_FS", ""),
     (errno.ENOSYS, Facts(), "CONFIG_USER_NS", ""),
     (errno.ENOSPC, Facts(max_user_namespaces=0), "user.max_user_namespaces is 0", "sysctl -w user.max_user_namespaces=28633"),
@@ -36,7 +36,7 @@ USER = [
     (errno.EPERM, Facts(selinux_enforcing=True), "SELinux", "ausearch"),
     (errno.EPERM, Facts(apparmor_label="snap.code (enforce)"), "profile 'snap.code (enforce)'", "userns,"),
     (errno.EPERM, Facts(), "the kernel gives no reason", "doctor"),
-    (errno.EINVAL, Facts(kernel="Linux version 4.4.0-19041-Microsoft"), "only imitates", "proxy"),
+    (errno.EINVAL, Facts(kernel="Linux version 4.4.0-19041-Microsoft"), "only imitates", "virtual machine"),
     (errno.EPERM, Facts(kernel="Linux version 5.15-microsoft-standard-WSL2", container="Docker"), "Docker forbids", ""),
 ]  # fmt: skip
 

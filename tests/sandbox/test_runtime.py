@@ -74,32 +74,38 @@ def test_a_forked_child_does_not_remove_it(parent):
 
 
 def test_a_removal_cut_short_is_finished(parent):
-    os.makedirs(f"{parent}/netcapture-abc/left")
-    assert sweep_stale(parent) == [f"{parent}/netcapture-abc"]
+    os.makedirs(f"{parent}/netcapture-0123456789ab/left")
+    assert sweep_stale(parent) == [f"{parent}/netcapture-0123456789ab"]
 
 
 def test_one_half_made_is_swept_after_an_hour(parent):
-    for name, age in (("old", 3700), ("young", 0)):
+    for name, age in (("00000000000d", 3700), ("00000000000e", 0)):
         path = f"{parent}/netcapture-new-{name}"
         os.mkdir(path)
         os.utime(path, (os.stat(path).st_atime - age, os.stat(path).st_mtime - age))
-    assert sweep_stale(parent) == [f"{parent}/netcapture-new-old"]
+    assert sweep_stale(parent) == [f"{parent}/netcapture-new-00000000000d"]
 
 
 def test_a_symlink_is_not_swept(parent, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "precious").touch()
-    os.symlink(elsewhere, f"{parent}/netcapture-link")
+    os.symlink(elsewhere, f"{parent}/netcapture-aaaaaaaaaaaa")
     assert sweep_stale(parent) == []
     assert (elsewhere / "precious").exists()
 
 
 def test_what_belongs_to_others_is_not_swept(parent, as_root):
-    os.mkdir(f"{parent}/netcapture-theirs")
-    os.chown(f"{parent}/netcapture-theirs", 12345, 12345)
+    os.mkdir(f"{parent}/netcapture-bbbbbbbbbbbb")
+    os.chown(f"{parent}/netcapture-bbbbbbbbbbbb", 12345, 12345)
     assert sweep_stale(parent) == []
 
 
 def test_an_unwritable_parent_is_named(parent):
     with pytest.raises(EnvironmentProblem, match=r"cannot make a private directory in .*none"):
         RuntimeDirectory.create(f"{parent}/none")
+
+
+def test_a_users_own_directory_with_a_like_name_is_not_swept(tmp_path):
+    (tmp_path / "netcapture-demo").mkdir()
+    (tmp_path / "netcapture-0123456789abc").mkdir()
+    assert sweep_stale(str(tmp_path)) == []

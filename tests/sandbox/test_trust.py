@@ -98,8 +98,7 @@ def trusting(in_sandbox, scratch, ca_pem, request):
             report = trust.install(
                 ca_pem,
                 directory=_private(scratch),
-                bundles=trust.find_bundles(sys.path, {}),
-                hashed_directories=trust.find_hashed_directories({}),
+                places=trust.find(sys.path, {}),
                 subject_hash=subject_hash,
             )
             capabilities.keep_only(capabilities.TESTS)
@@ -220,7 +219,8 @@ def test_what_cannot_be_covered_is_listed_and_stops_nothing(in_sandbox, scratch,
                 os.chmod(f"{scratch}/{name}", mode)
         paths = [f"{scratch}/{name}" for name in ("missing", "unreadable", "good")]
         capabilities.keep_only(capabilities.TESTS)
-        report = trust.install(ca_pem, directory=directory, bundles=paths)
+        places = trust.Places(tuple(paths))
+        report = trust.install(ca_pem, directory=directory, places=places)
         return report.covered, report.failed
 
     covered, failed = in_sandbox(child)
@@ -235,7 +235,8 @@ def test_a_bundle_without_a_last_newline_stays_valid(in_sandbox, scratch, ca_pem
     def child():
         with open(f"{scratch}/bundle", "wb") as file:
             file.write(ca_pem.rstrip())
-        trust.install(ca_pem, directory=_private(scratch), bundles=[f"{scratch}/bundle"])
+        places = trust.Places((f"{scratch}/bundle",))
+        trust.install(ca_pem, directory=_private(scratch), places=places)
         return _content(f"{scratch}/bundle")
 
     assert in_sandbox(child) == ca_pem.rstrip() + b"\n" + ca_pem
@@ -248,8 +249,7 @@ def test_a_taken_hash_gets_the_next_number(in_sandbox, scratch, ca_pem):
         trust.install(
             ca_pem,
             directory=_private(scratch),
-            bundles=[],
-            hashed_directories=[f"{scratch}/certs"],
+            places=trust.Places((), (f"{scratch}/certs",)),
             subject_hash="0a1b2c3d",
         )
         return sorted(os.listdir(f"{scratch}/certs"))

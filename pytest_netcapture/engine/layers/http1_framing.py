@@ -3,7 +3,8 @@
 1. A framing is fed a buffer and a start index; it consumes up to the end of its message and never
    past it, so the caller knows the exact boundary between pipelined messages.
 2. Content goes to a `BodySink` as it comes; only a chunk-size line or a trailer is buffered here.
-3. Counted bodies cost one comparison and one slice a piece, whatever their size.
+3. Counted bodies cost one comparison and one slice a piece, whatever their size; a small one that
+   comes at once needs no sink of its own.
 4. Bare LF after sizes and chunks is accepted, chunk extensions are ignored, both bounded.
 """
 
@@ -19,10 +20,11 @@ from pytest_netcapture.engine.layers.http1_head import (
     parse_trailers,
 )
 from pytest_netcapture.engine.layers.layer import BodySink
-from pytest_netcapture.flows import Headers
+from pytest_netcapture.flows import Body, Headers
 
 LINE_LIMIT = 1 << 14
 TRAILER_LIMIT = 1 << 18
+AT_ONCE = 1 << 14
 
 _HEX = b"0123456789abcdefABCDEF"
 _LF = 10
@@ -41,20 +43,46 @@ class Framing(Protocol):
         """Consume `data` from `start`; return the index after the last byte that is ours."""
 
 
-class Counted:
-    """A body of a declared length."""
+class _Whole:
+    """The sink of a small body without content coding that came in one piece."""
 
-    __slots__ = ("_remaining", "done", "sink")
+    __slots__ = ("_data", "_open_sink")
+
+    def __init__(self, open_sink: Callable[[], BodySink]) -> None:
+        self._open_sink = open_sink
+        self._data = b""
+
+    def write(self, data: bytes) -> None:
+        self._data = data
+
+    def mark(self) -> None: ...
+
+    def finish(self, coding: str) -> Body:
+        if not coding:
+            return Body(len(self._data), self._data)
+        sink = self._open_sink()
+        sink.write(self._data)
+        return sink.finish(coding)
+
+
+class Counted:
+    """A body of a declared length. Its sink is opened when the first of it comes."""
+
+    __slots__ = ("_open_sink", "_remaining", "done", "sink")
     until_close = False
     trailers: Headers | None = None
 
-    def __init__(self, length: int, sink: BodySink) -> None:
+    def __init__(self, length: int, open_sink: Callable[[], BodySink]) -> None:
         self._remaining = length
-        self.sink = sink
+        self._open_sink = open_sink
+        self.sink: BodySink = _Whole(open_sink)
         self.done = length == 0
 
     def feed(self, data: bytes, start: int) -> int:
         available = len(data) - start
+        at_once = self._remaining <= min(available, AT_ONCE)
+        if not at_once and isinstance(self.sink, _Whole):
+            self.sink = self._open_sink()
         if available < self._remaining:
             self._remaining -= available
             self.sink.write(data[start:])
@@ -170,7 +198,7 @@ def request_framing(head: RequestHead, open_sink: Callable[[], BodySink]) -> Fra
             raise Malformed(f"request with transfer coding {coding[:40]!r}")
         return Chunked(open_sink())
     length = content_length(head.special.get("content-length"))
-    return Counted(length, open_sink()) if length else None
+    return Counted(length, open_sink) if length else None
 
 
 def response_framing(
@@ -185,7 +213,7 @@ def response_framing(
     length = content_length(head.special.get("content-length"))
     if length is None:
         return UntilClose(open_sink())
-    return Counted(length, open_sink()) if length else None
+    return Counted(length, open_sink) if length else None
 
 
 def bodyless(method: str, status: int) -> bool:

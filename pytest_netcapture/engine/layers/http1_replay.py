@@ -61,7 +61,7 @@ def _respond(
         fields = response.headers.replace("transfer-encoding", None).fields
     body = response.body
     if body.size <= WHOLE:
-        data = b"".join(_coded(body))
+        data = b"".join(_coded(body)) if body.coding or body.path else body.data
         length, pieces = len(data), iter((data,))
     else:
         length = sum(map(len, _coded(body))) if body.coding else body.size

@@ -142,6 +142,24 @@ class Layer(Protocol):
         """Take note that the connection of `side` ("client" or "server") was reset."""
 
 
+class Ended:
+    """The layer of a connection on which nothing more can happen: it ignores what still arrives."""
+
+    def client_data(self, data: bytes) -> None: ...
+
+    def client_eof(self) -> None: ...
+
+    def server_connected(self) -> None: ...
+
+    def server_failed(self, error: FlowError) -> None: ...
+
+    def server_data(self, data: bytes) -> None: ...
+
+    def server_eof(self) -> None: ...
+
+    def aborted(self, side: str, error: FlowError) -> None: ...
+
+
 __all__ = [
     "AnyFlow",
     "BodySink",
