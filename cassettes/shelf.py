@@ -48,12 +48,10 @@ class Queue:
             index = self.position
         elif repeat is Repeat.ONCE:
             return None
+        elif repeat is Repeat.CYCLE:
+            index = self.position % count
         else:
-            index = {
-                Repeat.LAST: count - 1,
-                Repeat.CYCLE: self.position % count,
-                Repeat.ANY: 0,
-            }[repeat]
+            index = count - 1 if repeat is Repeat.LAST else 0
         self.position += 1
         recording = self.recordings[index]
         recording.played += 1

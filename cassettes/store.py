@@ -51,11 +51,14 @@ from pytest_netcapture.flows import (
     Origin,
     TcpFlow,
 )
-from pytest_netcapture.settings import CassetteUse, RecordMode
+from pytest_netcapture.settings import CassetteUse, RecordMode, Repeat
 
 _SILENT = (RecordMode.ALL, RecordMode.REWRITE)
 _RECOVERING = (RecordMode.NEW_EPISODES, RecordMode.ALL)
 _DAY = 86_400
+
+_KEPT, _SMALL = 256, 1 << 16
+"""How many exchanges that may be played again are kept decoded, and bytes of the largest."""
 
 
 class Cassette:
@@ -72,6 +75,7 @@ class Cassette:
         self._session = session_started_ns
         self._matcher = Matcher(use.match_on, f"match_on of {use.path}")
         self._shelf = Shelf(self._matcher)
+        self._kept: dict[int, HttpFlow] = {}
         self._pending: list[AnyFlow] = []
         self._failure: OSError | None = None
         self.warnings += recover_journals(self.path, keep=use.mode in _RECOVERING)
@@ -144,9 +148,18 @@ class Cassette:
         recording = queue.next(self.use.repeat) if queue else None
         if recording is None:
             return explain_http(self, scrubbed, queue, line)
+        self.played += 1
+        return self._exchange(recording)
+
+    def _exchange(self, recording: Recording) -> HttpFlow:
+        """Return what was recorded; one that may be played again is kept, if it is small."""
+        kept = self._kept.get(id(recording))
+        if kept is not None:
+            return kept
         flow = recording.flow()
         assert isinstance(flow, HttpFlow)
-        self.played += 1
+        if self.use.repeat is not Repeat.ONCE and len(self._kept) < _KEPT and _is_small(flow):
+            self._kept[id(recording)] = flow
         return flow
 
     def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
@@ -315,6 +328,10 @@ class Cassette:
         self.discard()
         if self._source:
             self._source.close()
+
+
+def _is_small(flow: HttpFlow) -> bool:
+    return flow.request.body.size + (flow.response.body.size if flow.response else 0) < _SMALL
 
 
 def _worth_recording(flow: AnyFlow) -> bool:

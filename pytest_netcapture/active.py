@@ -40,6 +40,7 @@ SECTION = "netcapture"
 _CONFIGURED = "_netcapture_configured"
 _GIVEN_BY_FIXTURE = pytest.StashKey[dict[str, Any]]()
 _COUNTS = pytest.StashKey[Counts]()
+_NOTHING = Counts()
 _SETTINGS = pytest.StashKey[Settings]()
 _MOST_UNUSED = 10
 _CI = "CI is set, so the record mode is none unless an option or a marker says otherwise"
@@ -213,14 +214,15 @@ class Active:
         try:
             result = yield
         except BaseException:
-            _add_section(item, when, self._new_problems(item))
+            _add_section(item, when, self._new_problems(item, when))
             raise
-        _fail_for(self._new_problems(item))
+        _fail_for(self._new_problems(item, when))
         return result
 
-    def _new_problems(self, item: pytest.Item) -> list[str]:
+    def _new_problems(self, item: pytest.Item, when: str) -> list[str]:
         try:
-            self._session.check_engine()
+            if when == "call":  # beginning a test asks it anyway
+                self._session.check_engine()
             found = self._session.new_problems()
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
@@ -236,7 +238,8 @@ class Active:
             ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
-        item.stash[_COUNTS] = ended.counts
+        if ended.counts != _NOTHING:
+            item.stash[_COUNTS] = ended.counts
         self._warn(item, ended.warnings)
         texts = [self._text(problem, item) for problem in ended.problems]
         if settings.strict and ended.unused:

@@ -59,13 +59,18 @@ class Channel:
                 cure="use it in the test itself; the child's traffic is captured all the same",
             )
         with self._lock:
+            self.tell(request)
+            return self.receive(kind)
+
+    def tell(self, request: Request) -> None:
+        """Send a request that gets no reply. Raises `EngineGone`."""
+        with self._lock:
             try:
                 self._number += 1
                 self._page.ask()
                 self._sendall(encode(request, self._number))
             except OSError as error:
                 raise self._gone(str(error)) from None
-            return self.receive(kind)
 
     def receive(self, kind: type[R]) -> tuple[R, list[int]]:
         """Return the next message. Raises as `ask`."""

@@ -144,11 +144,15 @@ class WaitChange(msgspec.Struct, tag=True):
 
 
 class End(msgspec.Struct, tag=True):
-    """A test is over. `clean`: no thread or process was made in it."""
+    """A test is over. `clean`: no thread or process was made in it.
+
+    `quiet`: it had no traffic and no cassette, so there is nothing to tell, and no reply is sent.
+    """
 
     scope: int
     clean: bool
     problems_seen: int = 0
+    quiet: bool = False
 
 
 class Counts(msgspec.Struct):

@@ -18,6 +18,7 @@ from typing import Any
 
 from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.redirect import kernel as k
+from pytest_netcapture.redirect.kept import kept
 from pytest_netcapture.redirect.netlink import reason, transact
 
 _STEPS = (
@@ -84,6 +85,10 @@ def _write(name: str, value: str) -> None:
 
 @lru_cache(maxsize=2)
 def _batch(*, ipv6: bool) -> bytes:
+    return kept(f"addresses-{4 + 2 * ipv6}", lambda: _encoded(ipv6=ipv6))
+
+
+def _encoded(*, ipv6: bool) -> bytes:
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
     link = ifinfmsg()

@@ -42,6 +42,7 @@ from typing import Any
 from pytest_netcapture.redirect import expressions as x
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect.base import Verdict
+from pytest_netcapture.redirect.kept import kept
 
 TABLE = "netcapture"
 NATIVE, COMPAT, NO_GATE = "queue", "target", ""
@@ -130,23 +131,25 @@ def _local(chain: str, families: tuple[int, ...]) -> Iterator[Rule]:
 
 @lru_cache(maxsize=8)
 def batch(gate: str, *, ipv6: bool) -> Batch:
-    """Encode table, chains and rules. Slow the first time: it imports pyroute2 (0.12 s)."""
-    from pyroute2.netlink.nfnetlink import nftsocket as nft
-
+    """Return table, chains and rules as messages, encoded now or in an earlier session."""
     wanted = rules(gate, ipv6=ipv6)
     chains = [name for name in CHAINS if any(r.chain == name for r in wanted)]
-    steps = [("table", "nf_tables", nft.NFT_MSG_NEWTABLE, _table(nft))]
-    steps += [
-        (f"chain {name}", "nf_tables", nft.NFT_MSG_NEWCHAIN, _chain(nft, name)) for name in chains
-    ]
-    for rule in wanted:
-        what = f"rule {rule.chain}: {rule.what}"
-        steps.append((what, rule.module, nft.NFT_MSG_NEWRULE, _rule(nft, rule)))
-    data, parts = [_bracket(nft, k.NFNL_MSG_BATCH_BEGIN)], {}
-    for number, (what, module, kind, message) in enumerate(steps, 1):
-        parts[number] = (what, module)
+    steps = [("table", "nf_tables"), *((f"chain {name}", "nf_tables") for name in chains)]
+    steps += [(f"rule {rule.chain}: {rule.what}", rule.module) for rule in wanted]
+    data = kept(f"rules-{gate}-{4 + 2 * ipv6}", lambda: _encoded(chains, wanted))
+    return Batch(data, dict(enumerate(steps, 1)))
+
+
+def _encoded(chains: list[str], wanted: list[Rule]) -> bytes:
+    from pyroute2.netlink.nfnetlink import nftsocket as nft
+
+    steps = [(nft.NFT_MSG_NEWTABLE, _table(nft))]
+    steps += [(nft.NFT_MSG_NEWCHAIN, _chain(nft, name)) for name in chains]
+    steps += [(nft.NFT_MSG_NEWRULE, _rule(nft, rule)) for rule in wanted]
+    data = [_bracket(nft, k.NFNL_MSG_BATCH_BEGIN)]
+    for number, (kind, message) in enumerate(steps, 1):
         data.append(_encode(message, k.NFNL_SUBSYS_NFTABLES << 8 | kind, number))
-    return Batch(b"".join([*data, _bracket(nft, k.NFNL_MSG_BATCH_END)]), parts)
+    return b"".join([*data, _bracket(nft, k.NFNL_MSG_BATCH_END)])
 
 
 def _table(nft: Any) -> Any:

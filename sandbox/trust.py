@@ -11,7 +11,8 @@
 5. Variables are set only where no file can do it, and never over a value that is there: the file
    that it names is a bundle like any other.
    - Node, Bun and Deno compile their roots in: NODE_EXTRA_CA_CERTS, and DENO_TLS_CA_STORE
-     (DENO_CERT where there is no system bundle).
+     (DENO_CERT where there is no system bundle). So does uv: UV_SYSTEM_CERTS
+     (not UV_NATIVE_TLS, its older name, which it now warns of).
    - No system bundle at all (slim images): what curl, git, Go and OpenSSL would have found there.
    - A system bundle, but its hashed directory could not be covered: SSL_CERT_FILE.
 6. As root, children may drop to another user, who cannot pass our 0700 directory. So variables then
@@ -134,6 +135,7 @@ def environment(report: TrustReport, environ: Mapping[str, str] | None = None) -
     wanted = {"NODE_EXTRA_CA_CERTS": public or report.ca_file}
     if system:
         wanted["DENO_TLS_CA_STORE"] = "mozilla,system"
+        wanted["UV_SYSTEM_CERTS"] = "true"
         if not report.directories and find_hashed_directories({}):
             wanted["SSL_CERT_FILE"] = system
     else:

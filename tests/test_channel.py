@@ -130,7 +130,9 @@ def test_the_reply_to_a_request_that_was_given_up_is_not_the_next_ones(
 
 def test_the_engines_errors_are_raised_as_what_they_are(ends: Ends) -> None:
     channel, engine = ends
-    failed = Failed("CassetteError", "c.cassette: torn", "restore it", "docs/cassette-format.md#errors")
+    failed = Failed(
+        "CassetteError", "c.cassette: torn", "restore it", "docs/cassette-format.md#errors"
+    )
     thread = answering(engine, lambda number: engine.reply(failed, number))
     with pytest.raises(CassetteError, match=r"c\.cassette: torn\n  cure: restore it"):
         channel.ask(WaitChange(0, 1), Done)

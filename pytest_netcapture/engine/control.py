@@ -20,7 +20,8 @@ from pytest_netcapture.errors import NetcaptureError
 from pytest_netcapture.messages import FRAME, Failed, Page, Reply, Request, encode
 
 Answer = tuple[Reply, Sequence[int]]
-Handler = Callable[[Request], "Answer | Awaitable[Answer]"]
+Handler = Callable[[Request], "Answer | Awaitable[Answer] | None"]
+"""None: there is no reply."""
 
 
 class Control:
@@ -105,6 +106,8 @@ class Control:
             answer = self._handler(self._decoder.decode(frame))
         except Exception as error:
             self.send(_failed(error), (), number)
+            return
+        if answer is None:
             return
         if isinstance(answer, tuple):
             self.send(*answer, number)

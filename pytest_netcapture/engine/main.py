@@ -34,6 +34,7 @@ from pytest_netcapture.engine.layers.layer import Decision, Play
 from pytest_netcapture.engine.names import Names
 from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper, Pool
 from pytest_netcapture.engine.opener import Opener
+from pytest_netcapture.engine.relay import Relay
 from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
@@ -72,7 +73,7 @@ class Engine:
         self.control = Control(channel, page, self.requests.handle, self._parent_gone)
         self.session_namespace: EngineNamespace | None = None
         self._pending: dict[tuple[int, tuple[str, int]], Pending] = {}
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Relay] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = asyncio.Event()
         self.unclaimed_left = 0
@@ -211,6 +212,9 @@ class Engine:
         self._pending[plan.namespace, plan.client] = Pending(plan, sock, flow, owner)
 
     def _open(self, stream: StreamOpened, pending: Pending) -> None:
+        if pending.plan.loopback:
+            self.connections.add(Relay(self, stream.socket, pending))
+            return
         connection = Connection(self, stream.socket, pending)
         self.connections.add(connection)
         self.spawn(self._guarded(connection))

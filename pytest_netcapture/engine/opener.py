@@ -52,9 +52,6 @@ class Opener:
 
     async def open(self, connection: Connection) -> None:
         """See the first bytes of `connection` and set its layer going."""
-        if connection.plan.loopback:
-            await connection.start(RawLayer(connection, reason="loopback"))
-            return
         if connection.plan.address[1] == DNS_PORT:
             await connection.start(QueryLayer(connection, self._engine))
             return

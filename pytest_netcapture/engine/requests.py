@@ -33,14 +33,12 @@ from pytest_netcapture.messages import (
     Update,
     WaitChange,
 )
-from pytest_netcapture.sandbox import processes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from pytest_netcapture.engine.main import Engine
 
-_MOST_MADE = 64
 _FLUSH_DELAY = 0.05
 """Seconds until recorded flows go to the journal: batches, off the data path."""
 
@@ -53,7 +51,7 @@ class Requests:
         self._secrets = Secrets.from_environ(engine.options.secrets)
         self._lingering: list[Scope] = []
         self._flushing: set[int] = set()
-        self._handlers: dict[type, Callable[..., Answer | Awaitable[Answer]]] = {
+        self._handlers: dict[type, Callable[..., Answer | Awaitable[Answer] | None]] = {
             Begin: self._begin,
             SetVariable: self._set_variable,
             Update: self._update,
@@ -65,7 +63,7 @@ class Requests:
             Close: self._close,
         }
 
-    def handle(self, request: Request) -> Answer | Awaitable[Answer]:
+    def handle(self, request: Request) -> Answer | Awaitable[Answer] | None:
         return self._handlers[type(request)](request)
 
     def flush_soon(self, scope: Scope, flow: AnyFlow) -> None:
@@ -105,7 +103,6 @@ class Requests:
                 self._engine.pool.give_back(namespace)
                 raise
             scopes.running = scope
-        scope.last_pid = processes.last_pid()
         fds = [] if namespace.id in request.known else [namespace.fd]
         warnings = tuple(scope.cassette.warnings) if scope.cassette else ()
         return Begun(scope.id, namespace.id, fds=len(fds), warnings=warnings), fds
@@ -141,9 +138,13 @@ class Requests:
             child.settings, child.cassette = scope.settings, scope.cassette
         return Done(warnings), ()
 
-    def _end(self, request: End) -> Answer | Awaitable[Answer]:
+    def _end(self, request: End) -> Answer | Awaitable[Answer] | None:
         engine = self._engine
         scope = engine.scopes.get(request.scope)
+        if request.quiet:
+            # After the packets that have arrived with this message: a datagram needs no answer.
+            engine.loop.call_soon(self._end_quietly, request, scope)
+            return None
         engine.scopes.end(scope)
         for child in scope.children:
             engine.scopes.end(child)
@@ -152,6 +153,17 @@ class Requests:
         if scope.heavy:
             return self._end_later(request, scope)
         return self._ended(request, scope, self._save(scope))
+
+    def _end_quietly(self, request: End, scope: Scope) -> None:
+        scopes = self._engine.scopes
+        scopes.end(scope)
+        for child in scope.children:
+            scopes.end(child)
+            _add_up(scope.counts, child.counts)
+            self._recycle(child, clean=False)
+        _add_up(scopes.session.counts, scope.counts)
+        scopes.session.problems += scope.problems[request.problems_seen :]
+        self._recycle(scope, clean=request.clean)
 
     async def _end_later(self, request: End, scope: Scope) -> Answer:
         """Save in a thread, so that what other tests' children still do is served meanwhile."""
@@ -185,7 +197,7 @@ class Requests:
     def _recycle(self, scope: Scope, *, clean: bool) -> None:
         """Give the namespace back if nothing of the test is left in it; else look again later."""
         self._lingering.append(scope)
-        if clean or _left_nobody(scope):
+        if clean:
             self._engine.loop.call_soon(self._sweep, scope)
         else:
             self._engine.loop.run_in_executor(None, self._look_around)
@@ -201,6 +213,8 @@ class Requests:
 
     def _look_around(self) -> None:
         """Sweep the namespaces that hold no process any more. Runs in a thread."""
+        from pytest_netcapture.sandbox import processes
+
         for scope in list(self._lingering):
             if scope.namespace is not None and not processes.processes_in({scope.namespace.inode}):
                 self._engine.loop.call_soon_threadsafe(self._sweep, scope)
@@ -255,19 +269,6 @@ class Requests:
         for connection in self._engine.connections:
             connection.count_left()
         return Closed(session.counts, session.problems), ()
-
-
-def _left_nobody(scope: Scope) -> bool:
-    """Tell whether none of the processes and threads made since a scope began is in its namespace.
-
-    On a busy machine others make some all the time; looking at those is cheap, at all it is not.
-    """
-    last = processes.last_pid()
-    made = range(scope.last_pid + 1, last + 1)
-    if scope.namespace is None or last < scope.last_pid or len(made) > _MOST_MADE:
-        return False
-    inodes = {scope.namespace.inode}
-    return not any(processes.is_in(pid, inodes) for pid in made)
 
 
 def _is_spooled(flow: HttpFlow) -> bool:

@@ -44,8 +44,6 @@ class Scope:
     parent: Scope | None = None
     spool: str = ""
     """Directory of its large bodies, once there is one."""
-    last_pid: int = 0
-    """The process number given last when it began."""
     heavy: bool = False
     """Its cassette has large bodies to write, which is done in a thread when it has ended."""
     sealed: bool = False

@@ -293,3 +293,15 @@ def test_two_runs_of_the_same_traffic_write_the_same_bytes(tmp_path):
                 tmp_path / name / "a.cassette",
             )
     assert (tmp_path / "one/a.cassette").read_bytes() == (tmp_path / "two/a.cassette").read_bytes()
+
+
+def test_a_look_whether_a_recorded_port_is_open_is_no_problem_on_replay(path):
+    with serving(answer()) as server:
+        record(lambda _: talk(), server, path)
+
+    def look(sandbox):
+        socket.create_connection((NAME, 80), timeout=10).close()
+        talk()
+        return len(sandbox.problems())
+
+    assert play(look, path) == 0

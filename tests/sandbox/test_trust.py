@@ -269,11 +269,13 @@ def test_variables_only_where_no_file_can_do_it(monkeypatch):
     assert trust.environment(_report(), {}) == {
         "NODE_EXTRA_CA_CERTS": node,
         "DENO_TLS_CA_STORE": "mozilla,system",
+        "UV_SYSTEM_CERTS": "true",
     }
 
 
 def test_variables_that_are_set_stay():
     environ = {"NODE_EXTRA_CA_CERTS": "/own.pem", "DENO_TLS_CA_STORE": "mozilla"}
+    environ["UV_SYSTEM_CERTS"] = "false"
     assert trust.environment(_report(), environ) == {}
 
 

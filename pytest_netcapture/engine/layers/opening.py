@@ -21,6 +21,9 @@ class Switching(Context, Protocol):
 
     layer: Layer
 
+    @property
+    def has_server(self) -> bool: ...
+
 
 PROTOCOLS: dict[Guess, Callable[[Switching], Layer]] = {
     Guess.HTTP1: Http1Layer,
@@ -56,6 +59,9 @@ class OpeningLayer:
 
     def client_eof(self) -> None:
         held, self._held = self._held, b""
+        if not held and not self._context.has_server:
+            self._context.close()  # on replay; a client that only looks whether the port is open
+            return
         self._context.become_raw("the client said nothing", client_pending=held)
         self._context.layer.client_eof()
 
@@ -76,6 +82,9 @@ class OpeningLayer:
         self._context.layer.server_eof()
 
     def aborted(self, side: str, error: FlowError) -> None:
+        if not self._held and not self._context.has_server:
+            self._context.close()
+            return
         held, self._held = self._held, b""
         self._context.become_raw(f"the {side} reset it first", client_pending=held)
         self._context.layer.aborted(side, error)

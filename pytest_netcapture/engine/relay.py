@@ -1,0 +1,122 @@
+"""A loopback connection that is left alone: bytes both ways between two sockets, nothing else.
+
+1. No transport, no layer, no task: setting one up costs a client that only looks whether a port is
+   open more than the rest of its connection.
+2. What one side does not take is kept, one piece at most, and the other is not read meanwhile.
+3. An end is passed on as an end, a reset as a reset. The flow is recorded when both sides are done.
+
+Tests: tests/engine/test_connections.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING
+
+from pytest_netcapture.flows import FlowError
+
+if TYPE_CHECKING:
+    from pytest_netcapture.engine.connection import Pending
+    from pytest_netcapture.engine.main import Engine
+
+_PIECE = 1 << 18
+
+
+class _Way:
+    """One direction: from `source` to `target`."""
+
+    __slots__ = ("ended", "moved", "source", "target", "waiting")
+
+    def __init__(self, source: socket.socket, target: socket.socket) -> None:
+        self.source = source
+        self.target = target
+        self.waiting = b""
+        self.moved = 0
+        self.ended = False
+
+
+class Relay:
+    """One connection; `reset` ends it at once."""
+
+    def __init__(self, engine: Engine, client: socket.socket, pending: Pending) -> None:
+        assert pending.server is not None
+        self._engine = engine
+        self._pending = pending
+        self._over = False
+        self._out = _Way(client, pending.server)
+        self._back = _Way(pending.server, client)
+        for way in (self._out, self._back):
+            engine.loop.add_reader(way.source.fileno(), self._readable, way)
+
+    def count_left(self) -> None:
+        """Count nothing: loopback does not leave the machine."""
+
+    def reset(self) -> None:
+        self._end(FlowError("reset", "the session ended"), reset=True)
+
+    def _readable(self, way: _Way) -> None:
+        """Read until there is nothing: libuv stops looking at a socket that polls as an error."""
+        while not (self._over or way.waiting):
+            try:
+                data = way.source.recv(_PIECE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._end(FlowError("reset", str(error), self._back.moved), reset=True)
+                return
+            if not data:
+                self._engine.loop.remove_reader(way.source.fileno())
+                self._pass_end(way)
+                return
+            self._send(way, data)
+
+    def _send(self, way: _Way, data: bytes) -> None:
+        try:
+            sent = way.target.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._end(FlowError("reset", str(error), self._back.moved), reset=True)
+            return
+        way.moved += sent
+        if sent < len(data):
+            if not way.waiting:
+                self._engine.loop.remove_reader(way.source.fileno())
+                self._engine.loop.add_writer(way.target.fileno(), self._writable, way)
+            way.waiting = data[sent:]
+        elif way.waiting:
+            way.waiting = b""
+            self._engine.loop.remove_writer(way.target.fileno())
+            self._engine.loop.add_reader(way.source.fileno(), self._readable, way)
+
+    def _writable(self, way: _Way) -> None:
+        self._send(way, way.waiting)
+
+    def _pass_end(self, way: _Way) -> None:
+        way.ended = True
+        if self._out.ended and self._back.ended:
+            self._end(None)
+            return
+        with contextlib.suppress(OSError):
+            way.target.shutdown(socket.SHUT_WR)
+
+    def _end(self, error: FlowError | None, *, reset: bool = False) -> None:
+        from pytest_netcapture.engine.connection import reset_socket
+
+        if self._over:
+            return
+        self._over = True
+        for sock in (self._out.source, self._back.source):
+            self._engine.loop.remove_reader(sock.fileno())
+            self._engine.loop.remove_writer(sock.fileno())
+            if reset:
+                reset_socket(sock)
+            else:
+                sock.close()
+        flow, owner = self._pending.flow, self._pending.owner
+        flow.sent, flow.received, flow.error = self._out.moved, self._back.moved, error
+        flow.process, flow.inode = owner.process(), owner.inode
+        flow.ended = self._engine.now()
+        self._engine.recorded(flow)
+        self._engine.connections.discard(self)
