@@ -87,6 +87,7 @@ class Flow:
     listener: Callable[[bytes], None] | None = None
     ended: Callable[[], None] | None = None
     closed: bool = False
+    forgotten: bool = False
     backlog: deque[bytes] = field(default_factory=deque)
 
     def deliver(self, payload: bytes) -> None:
@@ -102,12 +103,15 @@ class Flow:
         self.listener = listener
 
     def end(self) -> None:
-        """Tell the sink that the flow is forgotten."""
+        """Tell the sink that the flow is forgotten, or would be told if it had asked."""
+        self.forgotten = True
         if self.ended is not None and not self.closed:
             self.ended()
 
     def on_end(self, callback: Callable[[], None]) -> None:
         self.ended = callback
+        if self.forgotten:
+            self.end()
 
 
 class FlowTable:

@@ -145,25 +145,24 @@ class Requests:
             # After the packets that have arrived with this message: a datagram needs no answer.
             engine.loop.call_soon(self._end_quietly, request, scope)
             return None
-        engine.scopes.end(scope)
-        for child in scope.children:
-            engine.scopes.end(child)
-            _add_up(scope.counts, child.counts)
-            self._recycle(child, clean=False)
+        self._end_with_programs(scope)
         if scope.heavy:
             return self._end_later(request, scope)
         return self._ended(request, scope, self._save(scope))
 
     def _end_quietly(self, request: End, scope: Scope) -> None:
-        scopes = self._engine.scopes
-        scopes.end(scope)
+        session = self._engine.scopes.session
+        self._end_with_programs(scope)
+        _add_up(session.counts, scope.counts)
+        session.problems += scope.problems[request.problems_seen :]
+        self._recycle(scope, clean=request.clean)
+
+    def _end_with_programs(self, scope: Scope) -> None:
+        self._engine.scopes.end(scope)
         for child in scope.children:
-            scopes.end(child)
+            self._engine.scopes.end(child)
             _add_up(scope.counts, child.counts)
             self._recycle(child, clean=False)
-        _add_up(scopes.session.counts, scope.counts)
-        scopes.session.problems += scope.problems[request.problems_seen :]
-        self._recycle(scope, clean=request.clean)
 
     async def _end_later(self, request: End, scope: Scope) -> Answer:
         """Save in a thread, so that what other tests' children still do is served meanwhile."""

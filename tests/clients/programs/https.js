@@ -1,0 +1,3 @@
+require("https").get(process.argv[2], (response) => {
+  response.on("data", (data) => process.stdout.write(data));
+});

@@ -1,0 +1,2 @@
+use LWP::UserAgent;
+print LWP::UserAgent->new->get($ARGV[0])->decoded_content;

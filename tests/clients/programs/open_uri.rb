@@ -1,0 +1,2 @@
+require "open-uri"
+puts URI.parse(ARGV[0]).open.read
