@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ _CMSG_SPACE = socket.CMSG_SPACE(16 * 4)
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 
 R = TypeVar("R")
+Answer: TypeAlias = tuple[Reply, list[int]]
 
 
 class Channel:
@@ -43,6 +44,8 @@ class Channel:
         self._buffer = bytearray()
         self._fds: list[int] = []
         self._number = 0
+        self._held = b""
+        self._posted: dict[int, Answer | None] = {}
         self._decoder = msgspec.msgpack.Decoder(Reply)
 
     def fileno(self) -> int:
@@ -62,25 +65,49 @@ class Channel:
             self.tell(request)
             return self.receive(kind)
 
-    def tell(self, request: Request) -> None:
-        """Send a request that gets no reply. Raises `EngineGone`."""
+    def tell(self, request: Request, *, hold: bool = False) -> int:
+        """Send a request without waiting; return its number. Raises `EngineGone`.
+
+        One that is on `hold` goes out with the next, which has to follow at once.
+        """
         with self._lock:
-            try:
-                self._number += 1
-                self._page.ask()
-                self._sendall(encode(request, self._number))
-            except OSError as error:
-                raise self._gone(str(error)) from None
+            self._number += 1
+            self._page.ask()
+            data = self._held + encode(request, self._number)
+            self._held = data if hold else b""
+            if not hold:
+                try:
+                    self._sendall(data)
+                except OSError as error:
+                    raise self._gone(str(error)) from None
+            return self._number
+
+    def post(self, request: Request) -> int:
+        """Send a request whose reply is collected later. Raises `EngineGone`."""
+        with self._lock:
+            number = self.tell(request)
+            self._posted[number] = None
+            return number
+
+    def collect(self, number: int, kind: type[R]) -> tuple[R, list[int]]:
+        """Return the reply to what was posted, waiting if need be. Raises as `ask`."""
+        with self._lock:
+            answer = self._posted.pop(number, None) or self._next(number)
+            return self._checked(answer, kind)
 
     def receive(self, kind: type[R]) -> tuple[R, list[int]]:
         """Return the next message. Raises as `ask`."""
         with self._lock:
-            reply, fds = self._next()
-            if isinstance(reply, Failed):
-                raise _error_from(reply)
-            if not isinstance(reply, kind):
-                raise TypeError(f"engine replied {type(reply).__name__}, not {kind.__name__}")
-            return reply, fds
+            return self._checked(self._next(self._number), kind)
+
+    @staticmethod
+    def _checked(answer: Answer, kind: type[R]) -> tuple[R, list[int]]:
+        reply, fds = answer
+        if isinstance(reply, Failed):
+            raise _error_from(reply)
+        if not isinstance(reply, kind):
+            raise TypeError(f"engine replied {type(reply).__name__}, not {kind.__name__}")
+        return reply, fds
 
     def alive(self) -> bool:
         """Tell whether the engine still holds its end, without waiting."""
@@ -93,14 +120,17 @@ class Channel:
     def close(self) -> None:
         self._socket.close()
 
-    def _next(self) -> tuple[Reply, list[int]]:
-        """Return the reply to the last request; drop those of requests that were given up."""
+    def _next(self, wanted: int) -> Answer:
+        """Return the reply to request `wanted`; drop those of requests that were given up."""
         while True:
             number, reply = self._read()
-            wanted = getattr(reply, "fds", 0)
-            fds, self._fds = self._fds[:wanted], self._fds[wanted:]
-            if number == self._number:
+            count = getattr(reply, "fds", 0)
+            fds, self._fds = self._fds[:count], self._fds[count:]
+            if number == wanted:
                 return reply, fds
+            if number in self._posted:
+                self._posted[number] = reply, fds
+                continue
             for descriptor in fds:
                 _close(descriptor)
 

@@ -2,8 +2,8 @@
 
 1. A frame is a length and a number (4 bytes each, little-endian) and a msgpack value; descriptors
    ride on the first byte of their frame (SCM_RIGHTS) and are counted in the message's `fds`.
-2. The test process asks, the engine replies to each request, in order; nothing is unsolicited but
-   the engine's first message, `Ready` (or `Failed`).
+2. The test process asks; the engine replies to each request that wants a reply, with its number;
+   nothing is unsolicited but the engine's first message, `Ready` (or `Failed`).
 3. The engine reads in the page whether it has been asked something, so that knowing costs no call.
 4. A change is visible in the shared page (`Page`) before the byte that lets the client see it, so
    the test process reads two numbers instead of asking.
@@ -63,20 +63,31 @@ class Failed(msgspec.Struct, tag=True):
     slug: str = ""
 
 
-class Begin(msgspec.Struct, tag=True):
-    """A test begins, or a program of scope `parent` in a sandbox of its own.
+class Lease(msgspec.Struct, tag=True):
+    """Reserve a scope and a namespace for the next test, whose beginning then need not wait.
 
     `known` are the namespaces whose descriptors the test process holds.
+    """
+
+    known: list[int]
+
+
+class Begin(msgspec.Struct, tag=True):
+    """A test begins, in leased `scope`; or a program of scope `parent` in a sandbox of its own.
+
+    No `reply` is sent when none is wanted: without a cassette nothing can fail.
     """
 
     nodeid: str
     settings: Settings
     known: list[int]
     parent: int = -1
+    scope: int = 0
+    reply: bool = True
 
 
 class Begun(msgspec.Struct, tag=True):
-    """Its scope and namespace; a descriptor comes along when the namespace is new."""
+    """A scope and its namespace; a descriptor comes along when the namespace is new."""
 
     scope: int
     namespace: int
@@ -185,7 +196,16 @@ class Closed(msgspec.Struct, tag=True):
 
 
 Request: TypeAlias = (
-    Begin | SetVariable | Update | GetFlows | GetProblems | GetCassette | WaitChange | End | Close
+    Begin
+    | Lease
+    | SetVariable
+    | Update
+    | GetFlows
+    | GetProblems
+    | GetCassette
+    | WaitChange
+    | End
+    | Close
 )
 Reply: TypeAlias = (
     Ready | Failed | Begun | Done | FlowList | ProblemList | CassetteState | Ended | Closed

@@ -42,6 +42,7 @@ from pytest_netcapture.messages import (
     GetCassette,
     GetFlows,
     GetProblems,
+    Lease,
     Page,
     ProblemList,
     Ready,
@@ -148,6 +149,8 @@ class Session:
         self.scope: TestScope | None = None
         self._problems_before = 0
         self._at_home = 0
+        self._lease = 0
+        """The request for what the next test needs, 0 when there is none."""
         self.pid = os.getpid()
 
     @classmethod
@@ -218,25 +221,38 @@ class Session:
 
     def begin(self, nodeid: str, settings: Settings) -> TestScope:
         """Move this thread into a fresh namespace for one test."""
-        request = Begin(nodeid, settings, list(self._fds))
-        self.scope = self._begin(request)
+        lease, self._lease = self._lease, 0
+        begun = self._given(self.channel.collect(lease, Begun) if lease else self._ask_lease())
+        wait = settings.cassette is not None
+        request = Begin(nodeid, settings, list(self._fds), scope=begun.scope, reply=wait)
+        if wait:
+            begun = self._given(self.channel.ask(request, Begun))
+        else:
+            self.channel.tell(request)
+        self.scope = TestScope(self, begun, settings)
         self._problems_before = self.page.problems
         self.enter(self.scope.namespace)
         return self.scope
 
     def begin_program(self, parent: TestScope, name: str) -> TestScope:
         """Begin a scope with a namespace of its own for one program of a test."""
-        return self._begin(Begin(name, parent.settings_now, list(self._fds), parent=parent.id))
+        request = Begin(name, parent.settings_now, list(self._fds), parent=parent.id)
+        begun = self._given(self.channel.ask(request, Begun))
+        return TestScope(self, begun, request.settings)
 
     def enter(self, namespace: int) -> None:
         """Move this thread into a namespace that the engine has given."""
         namespaces.enter_network(self._fds[namespace])
 
-    def _begin(self, request: Begin) -> TestScope:
-        begun, fds = self.channel.ask(request, Begun)
+    def _ask_lease(self) -> tuple[Begun, list[int]]:
+        return self.channel.ask(Lease(list(self._fds)), Begun)
+
+    def _given(self, answer: tuple[Begun, list[int]]) -> Begun:
+        """Keep the descriptor of a new namespace."""
+        begun, fds = answer
         if fds:
             self._fds[begun.namespace] = fds[0]
-        return TestScope(self, begun, request.settings)
+        return begun
 
     def end(self, scope: TestScope) -> Ended:
         """Move back to the session's namespace and close the test's books."""
@@ -246,9 +262,12 @@ class Session:
         quiet = self.page.changes == scope.changes and scope.settings_now.cassette is None
         request = End(scope.id, clean, scope.problems_seen, quiet)
         if quiet:  # what comes after all counts for the session
-            self.channel.tell(request)
-            return Ended(Counts())
-        return self.channel.ask(request, Ended)[0]
+            self.channel.tell(request, hold=True)
+            ended = Ended(Counts())
+        else:
+            ended = self.channel.ask(request, Ended)[0]
+        self._lease = self.channel.post(Lease(list(self._fds)))
+        return ended
 
     def new_problems(self) -> list[Problem]:
         """Return the running test's problems since the last call; asks only if there are any."""

@@ -21,9 +21,11 @@ from pytest_netcapture.messages import (
     Done,
     Failed,
     GetFlows,
+    Lease,
     Page,
     Reply,
     Request,
+    SetVariable,
     WaitChange,
     encode,
 )
@@ -161,3 +163,17 @@ def test_a_forked_child_is_refused(ends: Ends, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(channel, "_pid", os.getpid() + 1)
     with pytest.raises(UsageError, match="forked child"):
         channel.ask(GetFlows(0), Done)
+
+
+def test_what_is_posted_is_collected_later_whatever_is_asked_between(ends: Ends) -> None:
+    channel, engine = ends
+    thread = answering(
+        engine,
+        lambda number: engine.reply(Begun(4, 2), number),
+        lambda number: engine.reply(Done(), number),
+    )
+    posted = channel.post(Lease([]))
+    channel.ask(SetVariable("A", "b"), Done)
+    begun, fds = channel.collect(posted, Begun)
+    thread.join()
+    assert (begun.scope, begun.namespace, fds) == (4, 2, [])

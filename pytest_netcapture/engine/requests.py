@@ -11,7 +11,7 @@ from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.errors import CassetteError
+from pytest_netcapture.errors import CassetteError, NetcaptureError
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem
 from pytest_netcapture.messages import (
     Begin,
@@ -27,6 +27,7 @@ from pytest_netcapture.messages import (
     GetCassette,
     GetFlows,
     GetProblems,
+    Lease,
     ProblemList,
     Request,
     SetVariable,
@@ -49,9 +50,11 @@ class Requests:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._secrets = Secrets.from_environ(engine.options.secrets)
+        self._leases: dict[int, EngineNamespace] = {}
         self._lingering: list[Scope] = []
         self._flushing: set[int] = set()
         self._handlers: dict[type, Callable[..., Answer | Awaitable[Answer] | None]] = {
+            Lease: self._lease,
             Begin: self._begin,
             SetVariable: self._set_variable,
             Update: self._update,
@@ -81,31 +84,45 @@ class Requests:
 
     # ── tests ────────────────────────────────────────────────────────────────────────────────
 
-    def _begin(self, request: Begin) -> Answer | Awaitable[Answer]:
+    def _lease(self, request: Lease) -> Answer | Awaitable[Answer]:
         namespace = self._engine.pool.take()
-        if namespace is None:
-            return self._begin_later(request)
-        return self._begun(request, namespace)
+        return self._leased(request, namespace) if namespace else self._lease_later(request)
 
-    async def _begin_later(self, request: Begin) -> Answer:
-        return self._begun(request, await self._engine.pool.wait())
+    async def _lease_later(self, request: Lease) -> Answer:
+        return self._leased(request, await self._engine.pool.wait())
 
-    def _begun(self, request: Begin, namespace: EngineNamespace) -> Answer:
-        scopes = self._engine.scopes
+    def _leased(self, request: Lease, namespace: EngineNamespace) -> Answer:
+        identity = self._engine.scopes.reserve()
+        self._leases[identity] = namespace
+        return _begun(identity, namespace, request.known)
+
+    def _begin(self, request: Begin) -> Answer | Awaitable[Answer] | None:
         if request.parent >= 0:
-            scope = scopes.begin_child(scopes.get(request.parent), request.nodeid, namespace)
-        else:
-            scope = scopes.begin(request.nodeid, request.settings, namespace)
-            try:
-                scope.cassette = self._open(scope)
-            except CassetteError:
-                scopes.forget(scope)
-                self._engine.pool.give_back(namespace)
-                raise
-            scopes.running = scope
-        fds = [] if namespace.id in request.known else [namespace.fd]
+            namespace = self._engine.pool.take()
+            return self._program(request, namespace) if namespace else self._program_later(request)
+        answer = self._test(request, self._leases.pop(request.scope))
+        return answer if request.reply else None
+
+    def _test(self, request: Begin, namespace: EngineNamespace) -> Answer:
+        scopes = self._engine.scopes
+        scope = scopes.begin(request.scope, request.nodeid, request.settings, namespace)
+        try:
+            scope.cassette = self._open(scope)
+        except NetcaptureError:
+            scopes.forget(scope)
+            self._engine.pool.give_back(namespace)
+            raise
+        scopes.running = scope
         warnings = tuple(scope.cassette.warnings) if scope.cassette else ()
-        return Begun(scope.id, namespace.id, fds=len(fds), warnings=warnings), fds
+        return _begun(scope.id, namespace, request.known, warnings)
+
+    async def _program_later(self, request: Begin) -> Answer:
+        return self._program(request, await self._engine.pool.wait())
+
+    def _program(self, request: Begin, namespace: EngineNamespace) -> Answer:
+        scopes = self._engine.scopes
+        scope = scopes.begin_child(scopes.get(request.parent), request.nodeid, namespace)
+        return _begun(scope.id, namespace, request.known)
 
     def _open(self, scope: Scope) -> Cassette | None:
         use = scope.settings.cassette
@@ -268,6 +285,13 @@ class Requests:
         for connection in self._engine.connections:
             connection.count_left()
         return Closed(session.counts, session.problems), ()
+
+
+def _begun(
+    scope: int, namespace: EngineNamespace, known: list[int], warnings: tuple[str, ...] = ()
+) -> Answer:
+    fds = [] if namespace.id in known else [namespace.fd]
+    return Begun(scope, namespace.id, fds=len(fds), warnings=warnings), fds
 
 
 def _is_spooled(flow: HttpFlow) -> bool:

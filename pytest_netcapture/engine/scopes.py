@@ -84,16 +84,23 @@ class Scopes:
     def find(self, identity: int) -> Scope | None:
         return self._all.get(identity)
 
-    def begin(self, nodeid: str, settings: Settings, namespace: EngineNamespace) -> Scope:
-        scope = Scope(self._next_scope, nodeid, settings, namespace=namespace)
+    def reserve(self) -> int:
+        """Return the number of a scope that is to begin."""
+        identity = self._next_scope
         self._next_scope += 1
+        return identity
+
+    def begin(
+        self, identity: int, nodeid: str, settings: Settings, namespace: EngineNamespace
+    ) -> Scope:
+        scope = Scope(identity, nodeid, settings, namespace=namespace)
         self._all[scope.id] = scope
         self._of_namespace[namespace.id] = scope
         return scope
 
     def begin_child(self, parent: Scope, nodeid: str, namespace: EngineNamespace) -> Scope:
         """Begin a program's scope: it shares its parent's settings and cassette, not its flows."""
-        scope = self.begin(nodeid, parent.settings, namespace)
+        scope = self.begin(self.reserve(), nodeid, parent.settings, namespace)
         scope.cassette, scope.parent = parent.cassette, parent
         parent.children.append(scope)
         return scope
