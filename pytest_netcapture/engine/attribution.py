@@ -142,6 +142,12 @@ class Attribution:
             future.result(_MOMENT)
         return Owner(future, self._test_pid)
 
+    def listens(self, namespace: int, address: Address) -> bool:
+        """Tell whether somebody in `namespace` would accept a connection to `address`."""
+        anybody = ("::" if ":" in address[0] else "0.0.0.0", 0)
+        with self._asking:
+            return bool(self._owners.inode(namespace, TCP, address, anybody))
+
     def sockets_left(self, namespace: int) -> int:
         with self._asking:
             return self._owners.sockets_left(namespace)

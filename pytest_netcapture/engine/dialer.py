@@ -15,7 +15,6 @@ import contextlib
 import errno
 import ipaddress
 import os
-import select
 import socket
 import struct
 from collections.abc import Callable
@@ -29,6 +28,9 @@ from pytest_netcapture.redirect.kernel import ENGINE_MARK
 _SEGS_OUT = struct.Struct("=136xI")
 _STASH = 32
 """Sockets of each family to keep ready; made anew, all at once, when half are used up."""
+
+Listens = Callable[[int, Address], bool]
+"""Whether a socket of a namespace listens at an address: asking is cheaper than trying."""
 
 Done = Callable[["socket.socket | None", "FlowError | None"], None]
 
@@ -70,7 +72,10 @@ def segments_sent(sock: socket.socket) -> int:
 class Dialer:
     """Dials candidates in turn, on the loop's thread."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hopper: Hopper, upstream: str) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, hopper: Hopper, listens: Listens, upstream: str
+    ) -> None:
+        self._listens = listens
         self._loop = loop
         self._hopper = hopper
         self._upstream = upstream
@@ -121,6 +126,9 @@ class Dialer:
             index += 1
             if candidate.namespace is None and not self.permitted(candidate.address[0]):
                 last = FlowError("unreachable", "the engine may dial loopback only")
+                continue
+            if candidate.namespace and not self._listens(candidate.namespace.id, candidate.address):
+                last = error_of(errno.ECONNREFUSED)
                 continue
             sock = self.make_socket(candidate.namespace, candidate.address[0])
             number = _attempt(sock, candidate.address)
@@ -192,11 +200,14 @@ def _attempt(sock: socket.socket, address: Address) -> int:
     number = sock.connect_ex(address)
     if number != errno.EINPROGRESS:
         return number
-    poll = select.poll()
-    poll.register(sock, select.POLLOUT)
-    if not poll.poll(0):
+    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        return number
+    try:
+        sock.getpeername()
+    except OSError:  # not connected yet
         return errno.EINPROGRESS
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return 0
 
 
 def resolve_now(host: str, port: int) -> list[Address]:

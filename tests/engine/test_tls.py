@@ -226,3 +226,23 @@ def test_a_hello_in_two_pieces_is_one_hello(ca):
         assert (
             in_sandbox(client, settings(mappings=[f"{NAME}={server.at}"], ca=[ca.file])) == b"\x16"
         )
+
+
+def test_a_client_can_resume_its_session(ca):
+    with serving(answer(), ca.context(NAME)) as server:
+
+        def client(_):
+            context = ssl.create_default_context()
+            reused = []
+            session = None
+            for _round in range(2):
+                raw = socket.create_connection((NAME, 443), timeout=10)
+                with context.wrap_socket(raw, server_hostname=NAME, session=session) as tls:
+                    tls.sendall(GET)
+                    tls.recv(65536)  # the ticket comes with it (RFC 8446 §4.6.1)
+                    session = tls.session
+                    reused.append(tls.session_reused)
+            return reused
+
+        wanted = settings(mappings=[f"{NAME}={server.at}"], ca=[ca.file])
+        assert in_sandbox(client, wanted) == [False, True]

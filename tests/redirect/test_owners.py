@@ -142,7 +142,9 @@ def test_finds_a_grandchild_and_one_whose_parent_is_gone(lab):
     script = """
 conn = socket.create_connection(('8.8.8.8', 443))
 if sys.argv[1] == 'orphan':
+    parent = os.pidfd_open(os.getpid())
     if os.fork(): os._exit(0)
+    select.select([parent], [], [])
 """
     for kind in ("child", "orphan"):
         command = [
@@ -150,7 +152,7 @@ if sys.argv[1] == 'orphan':
             "-c",
             f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', sys.argv[1], {kind!r}])",
         ]
-        code = f"import socket, sys, os\n{script}\nprint(os.getpid(), flush=True)\nsys.stdin.read()"
+        code = f"import select, socket, sys, os\n{script}\nprint(os.getpid(), flush=True)\nsys.stdin.read()"
         with subprocess.Popen([*command, code], stdin=-1, stdout=-1, text=True) as middle:
             stream = lab.stream()
             pid = int(middle.stdout.readline())
