@@ -92,7 +92,6 @@ class Begun(msgspec.Struct, tag=True):
     scope: int
     namespace: int
     fds: int = 0
-    retired: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
 
 

@@ -294,12 +294,6 @@ class Session:
 
     # ── the session itself ───────────────────────────────────────────────────────────────────
 
-    def session_flows(self) -> list[AnyFlow]:
-        return self.channel.ask(GetFlows(SESSION_SCOPE), FlowList)[0].flows
-
-    def update_session(self, settings: Settings) -> None:
-        self.channel.ask(Update(SESSION_SCOPE, settings), Done)
-
     def check_engine(self) -> None:
         """Raise `EngineGone` if the engine has died."""
         if not self.channel.alive():

@@ -46,7 +46,6 @@ from pytest_netcapture.settings import Settings
 
 _ONLY_HTTP = "only HTTP and DNS are replayed: let the test reach its server"
 OWN = ("192.0.2.1", "2001:db8::1")
-_DIAL_TIMEOUT = "timeout"
 
 
 class Engine:
@@ -76,7 +75,6 @@ class Engine:
         self.connections: set[Connection | Relay] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopped = asyncio.Event()
-        self.unclaimed_left = 0
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────
 
