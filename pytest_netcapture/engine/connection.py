@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
-from pytest_netcapture.engine.layers.layer import BodySink, Decision, Ended, Endpoint, Layer
+from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Ignoring, Layer
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.outlet import Outlet
@@ -253,7 +253,7 @@ class Connection:
 
     def give_up(self, reason: str) -> None:
         """Reset a conversation that is on replay and on no cassette; its test must fail."""
-        self.layer = Ended()
+        self.layer = Ignoring()
         flow = self._connection_flow or TcpFlow()
         if flow is not self._connection_flow:
             self.begin(flow)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_netcapture.engine import pipeline
 from pytest_netcapture.engine.dialer import is_loopback
 from pytest_netcapture.engine.layers import dns as wire
+from pytest_netcapture.engine.layers.layer import Ignoring
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.flows import Address, DnsAnswer, DnsFlow, FlowError, Origin
 
@@ -159,8 +160,11 @@ def _is_loopback_reverse(name: str) -> bool:
     return name.endswith(".127.in-addr.arpa") or name == "1." + "0." * 31 + "ip6.arpa"
 
 
-class QueryLayer:
-    """Name queries over TCP (RFC 7766): framed, several at once, answered as they are ready."""
+class QueryLayer(Ignoring):
+    """Name queries over TCP (RFC 7766): framed, several at once, answered as they are ready.
+
+    There is no server to hear from: we are it.
+    """
 
     def __init__(self, connection: Connection, engine: Engine) -> None:
         self._connection = connection
@@ -173,18 +177,6 @@ class QueryLayer:
 
     def client_eof(self) -> None:
         self._connection.close()
-
-    def server_connected(self) -> None:
-        """There is no server: we are it."""
-
-    def server_failed(self, error: FlowError) -> None:
-        """Likewise."""
-
-    def server_data(self, data: bytes) -> None:
-        """Likewise."""
-
-    def server_eof(self) -> None:
-        """Likewise."""
 
     def aborted(self, side: str, error: FlowError) -> None:  # noqa: ARG002 (a layer's signature)
         self._connection.close()

@@ -142,8 +142,11 @@ class Layer(Protocol):
         """Take note that the connection of `side` ("client" or "server") was reset."""
 
 
-class Ended:
-    """The layer of a connection on which nothing more can happen: it ignores what still arrives."""
+class Ignoring:
+    """A layer that ignores what arrives, on a connection where nothing more can happen.
+
+    Layers with one side only inherit the other one from it.
+    """
 
     def client_data(self, data: bytes) -> None: ...
 
