@@ -236,9 +236,12 @@ class Session:
 
     def begin_program(self, parent: TestScope, name: str) -> TestScope:
         """Begin a scope with a namespace of its own for one program of a test."""
-        request = Begin(name, parent.settings_now, list(self._fds), parent=parent.id)
-        begun = self._given(self.channel.ask(request, Begun))
-        return TestScope(self, begun, request.settings)
+        begun = self._given(self._ask_lease())
+        settings = parent.settings_now
+        self.channel.tell(
+            Begin(name, settings, [], parent=parent.id, scope=begun.scope, reply=False)
+        )
+        return TestScope(self, begun, settings)
 
     def enter(self, namespace: int) -> None:
         """Move this thread into a namespace that the engine has given."""

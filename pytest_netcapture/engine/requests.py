@@ -96,11 +96,13 @@ class Requests:
         self._leases[identity] = namespace
         return _begun(identity, namespace, request.known)
 
-    def _begin(self, request: Begin) -> Answer | Awaitable[Answer] | None:
+    def _begin(self, request: Begin) -> Answer | None:
+        namespace = self._leases.pop(request.scope)
         if request.parent >= 0:
-            namespace = self._engine.pool.take()
-            return self._program(request, namespace) if namespace else self._program_later(request)
-        answer = self._test(request, self._leases.pop(request.scope))
+            scopes = self._engine.scopes
+            scopes.begin_child(scopes.get(request.parent), request.scope, request.nodeid, namespace)
+            return None
+        answer = self._test(request, namespace)
         return answer if request.reply else None
 
     def _test(self, request: Begin, namespace: EngineNamespace) -> Answer:
@@ -115,14 +117,6 @@ class Requests:
         scopes.running = scope
         warnings = tuple(scope.cassette.warnings) if scope.cassette else ()
         return _begun(scope.id, namespace, request.known, warnings)
-
-    async def _program_later(self, request: Begin) -> Answer:
-        return self._program(request, await self._engine.pool.wait())
-
-    def _program(self, request: Begin, namespace: EngineNamespace) -> Answer:
-        scopes = self._engine.scopes
-        scope = scopes.begin_child(scopes.get(request.parent), request.nodeid, namespace)
-        return _begun(scope.id, namespace, request.known)
 
     def _open(self, scope: Scope) -> Cassette | None:
         use = scope.settings.cassette

@@ -98,9 +98,11 @@ class Scopes:
         self._of_namespace[namespace.id] = scope
         return scope
 
-    def begin_child(self, parent: Scope, nodeid: str, namespace: EngineNamespace) -> Scope:
+    def begin_child(
+        self, parent: Scope, identity: int, nodeid: str, namespace: EngineNamespace
+    ) -> Scope:
         """Begin a program's scope: it shares its parent's settings and cassette, not its flows."""
-        scope = self.begin(self.reserve(), nodeid, parent.settings, namespace)
+        scope = self.begin(identity, nodeid, parent.settings, namespace)
         scope.cassette, scope.parent = parent.cassette, parent
         parent.children.append(scope)
         return scope
