@@ -30,6 +30,7 @@ PARTS: dict[str, Part] = {
     "startup": startup.measure,
     "latency": latency.measure,
     "kept": https.measure_kept,
+    "wrk": https.measure_wrk,
     "new": https.measure_new,
     "download": download.measure,
     "lookup": lookup.measure,

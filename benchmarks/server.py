@@ -40,7 +40,7 @@ http {{
     ssl_protocols TLSv1.3;
     ssl_certificate {folder}/server.pem;
     ssl_certificate_key {folder}/server.key;
-    ssl_session_tickets off;
+    ssl_session_tickets on;
     ssl_session_cache off;
     server {{
         listen 127.0.0.1:{https} ssl backlog=4096;

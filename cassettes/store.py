@@ -59,6 +59,7 @@ _DAY = 86_400
 
 _KEPT, _SMALL = 256, 1 << 16
 """How many exchanges that may be played again are kept decoded, and bytes of the largest."""
+_KEPT_KEYS = 4096
 
 
 class Cassette:
@@ -76,6 +77,8 @@ class Cassette:
         self._matcher = Matcher(use.match_on, f"match_on of {use.path}")
         self._shelf = Shelf(self._matcher)
         self._kept: dict[int, HttpFlow] = {}
+        self._keys: dict[tuple[object, ...], tuple[Line, Rest]] = {}
+        self._keys_version = -1
         self._pending: list[AnyFlow] = []
         self._failure: OSError | None = None
         self.warnings += recover_journals(self.path, keep=use.mode in _RECOVERING)
@@ -142,14 +145,31 @@ class Cassette:
 
     def play_http(self, request: HttpRequest) -> HttpFlow | Miss:
         """Return the recording whose turn it is, or why there is none. Raises `CassetteError`."""
-        scrubbed = self._scrubber.request(request)
-        line = self._line(scrubbed)
-        queue = self._shelf.find(line, self._rest(scrubbed)) if self.can_play else None
+        line, rest = self._key_of(request)
+        queue = self._shelf.find(line, rest) if self.can_play else None
         recording = queue.next(self.use.repeat) if queue else None
         if recording is None:
-            return explain_http(self, scrubbed, queue, line)
+            return explain_http(self, self._scrubber.request(request), queue, line)
         self.played += 1
         return self._exchange(recording)
+
+    def _key_of(self, request: HttpRequest) -> tuple[Line, Rest]:
+        """Return a request's key; those of requests without a body are kept."""
+        if request.body.size or request.trailers.fields:
+            return self._compute_key(request)
+        if self._keys_version != self.secrets.version or len(self._keys) >= _KEPT_KEYS:
+            self._keys.clear()
+            self._keys_version = self.secrets.version
+        r = request
+        asked = (r.method, r.target, r.host, r.port, r.scheme, *r.headers.fields)
+        key = self._keys.get(asked)
+        if key is None:
+            key = self._keys[asked] = self._compute_key(request)
+        return key
+
+    def _compute_key(self, request: HttpRequest) -> tuple[Line, Rest]:
+        scrubbed = self._scrubber.request(request)
+        return self._line(scrubbed), self._rest(scrubbed)
 
     def _exchange(self, recording: Recording) -> HttpFlow:
         """Return what was recorded; one that may be played again is kept, if it is small."""

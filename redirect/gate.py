@@ -55,9 +55,10 @@ def parse_packets(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def encode_verdict(number: int, verdict: Verdict) -> bytes:
     """Let the packet go on, marked with what the verdict chain shall do (ACCEPT: not marked)."""
+    if verdict is Verdict.ACCEPT:
+        return _ACCEPTED + number.to_bytes(4, "big")
     body = netlink.attribute(k.NFQA_VERDICT_HDR, struct.pack("!II", k.NF_ACCEPT, number))
-    if verdict is not Verdict.ACCEPT:
-        body += netlink.attribute(k.NFQA_MARK, struct.pack("!I", verdict))
+    body += netlink.attribute(k.NFQA_MARK, struct.pack("!I", verdict))
     return _message(k.NFQNL_MSG_VERDICT, body)
 
 
@@ -77,6 +78,11 @@ def encode_binding(*, fail_open: bool) -> bytes:
 def _message(kind: int, body: bytes) -> bytes:
     general = struct.pack("!BBH", socket.AF_UNSPEC, 0, k.QUEUE_NUMBER)
     return netlink.message(_SUBSYSTEM | kind, general + body)
+
+
+_ACCEPTED = _message(
+    k.NFQNL_MSG_VERDICT, netlink.attribute(k.NFQA_VERDICT_HDR, struct.pack("!II", k.NF_ACCEPT, 0))
+)[:-4]
 
 
 class Pending:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import struct
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,7 +29,7 @@ from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect import processes, sockdiag
 from pytest_netcapture.redirect.base import Address, Namespace
 
-_TIMEOUT = 1.0
+_TIMEOUT = struct.pack("@ll", 1, 0)  # struct timeval, one second
 _IN_USE = re.compile(rb"^(?:TCP|UDP)6?: inuse (\d+)", re.MULTILINE)
 _COUNTERS = ("sockstat", "sockstat6")
 _DUMPS = tuple(
@@ -88,7 +89,8 @@ class Owners:
         """Open it in the calling thread's namespace, known as `namespace` from now on."""
         flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         conn: Any = socket.socket(socket.AF_NETLINK, flags, k.NETLINK_SOCK_DIAG)
-        conn.settimeout(_TIMEOUT)
+        # Not `settimeout`, which polls before each call: the kernel has answered when send returns.
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEOUT)
         self._sockets[namespace] = conn
         self._counters[namespace] = Counters()
 
@@ -108,7 +110,7 @@ class Owners:
                 return 0
             try:
                 conn.send(request)
-                return max((f.inode for f in sockdiag.parse_sockets(conn.recv(65536))), default=0)
+                return sockdiag.parse_inode(conn.recv(4096))
             except OSError:
                 return 0
 

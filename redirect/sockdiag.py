@@ -17,6 +17,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect import netlink
@@ -27,6 +28,7 @@ _PORTS = struct.Struct("!HH")
 _ID_SIZE = 48
 _TAIL = struct.Struct("=IIIII")
 _HEAD_SIZE = 4
+_INODE_AT = k.NLMSG_HEADER.size + _HEAD_SIZE + _ID_SIZE + 16
 _NO_COOKIE = b"\xff" * 8
 
 
@@ -45,8 +47,8 @@ def encode_exact(protocol: int, local: Address, remote: Address) -> bytes:
     first, second = (remote, local) if protocol == socket.IPPROTO_UDP else (local, remote)
     identity = (
         _PORTS.pack(first[1], second[1])
-        + _pad(socket.inet_pton(family, first[0]))
-        + _pad(socket.inet_pton(family, second[0]))
+        + _packed(family, first[0])
+        + _packed(family, second[0])
         + bytes(4)
         + _NO_COOKIE
     )
@@ -60,6 +62,13 @@ def encode_dump(family: int, protocol: int) -> bytes:
     head = _REQUEST.pack(family, protocol, 0, 0, states)
     body = head + bytes(_ID_SIZE)
     return netlink.message(k.SOCK_DIAG_BY_FAMILY, body, flags=k.NLM_F_ROOT_MATCH)
+
+
+def parse_inode(data: bytes) -> int:
+    """Return the inode in the answer to an exact query, 0 when it is an error."""
+    if len(data) < _INODE_AT + 4 or k.NLMSG_HEADER.unpack_from(data)[1] != k.SOCK_DIAG_BY_FAMILY:
+        return 0
+    return int.from_bytes(data[_INODE_AT : _INODE_AT + 4], sys.byteorder)
 
 
 def parse_sockets(data: bytes) -> Iterator[Found]:
@@ -80,5 +89,6 @@ def is_last(data: bytes) -> bool:
     return any(kind in {k.NLMSG_DONE, k.NLMSG_ERROR} for kind, _, _ in netlink.messages(data))
 
 
-def _pad(address: bytes) -> bytes:
-    return address + bytes(16 - len(address))
+@lru_cache(1024)
+def _packed(family: int, address: str) -> bytes:
+    return socket.inet_pton(family, address).ljust(16, b"\0")

@@ -200,13 +200,10 @@ def _attempt(sock: socket.socket, address: Address) -> int:
     number = sock.connect_ex(address)
     if number != errno.EINPROGRESS:
         return number
-    number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if number:
-        return number
     try:
         sock.getpeername()
-    except OSError:  # not connected yet
-        return errno.EINPROGRESS
+    except OSError:  # failed, or not connected yet
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.EINPROGRESS
     return 0
 
 

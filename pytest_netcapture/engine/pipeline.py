@@ -83,7 +83,7 @@ def after_the_end(flow: AnyFlow, scope: Scope) -> Problem:
 def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Problem | None]:
     """Decide on one exchange: the first that applies."""
     if scope.sealed:
-        return Deny("unmatched"), after_the_end(flow, scope)
+        return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
     cassette = scope.cassette
     if cassette is not None and scope.plays:
         found = cassette.play_http(flow.request)
@@ -91,10 +91,10 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
             scope.counts.played += 1
             return Play(found.response, found.error), None
         if not scope.records:
-            return Deny("unmatched"), unmatched(flow, found)
+            return Deny(Origin.UNMATCHED), unmatched(flow, found)
     reason = allowed(scope.settings, (flow.request.host,), address, flow.request.port)
     if reason:
-        return Deny("blocked"), blocked(flow, reason)
+        return Deny(), blocked(flow, reason)
     return Forward(), None
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Pending
     from pytest_netcapture.engine.main import Engine
 
-_PIECE = 1 << 18
+_BUFFER = memoryview(bytearray(1 << 18))
+"""What every relay reads into: a large `recv` of its own is an mmap(2) and a munmap(2)."""
 
 
 class _Way:
@@ -59,19 +60,19 @@ class Relay:
         """Read until there is nothing: libuv stops looking at a socket that polls as an error."""
         while not (self._over or way.waiting):
             try:
-                data = way.source.recv(_PIECE)
+                size = way.source.recv_into(_BUFFER)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self._end(FlowError("reset", str(error), self._back.moved), reset=True)
                 return
-            if not data:
+            if not size:
                 self._engine.loop.remove_reader(way.source.fileno())
                 self._pass_end(way)
                 return
-            self._send(way, data)
+            self._send(way, _BUFFER[:size])
 
-    def _send(self, way: _Way, data: bytes) -> None:
+    def _send(self, way: _Way, data: memoryview | bytes) -> None:
         try:
             sent = way.target.send(data)
         except (BlockingIOError, InterruptedError):
@@ -84,7 +85,7 @@ class Relay:
             if not way.waiting:
                 self._engine.loop.remove_reader(way.source.fileno())
                 self._engine.loop.add_writer(way.target.fileno(), self._writable, way)
-            way.waiting = data[sent:]
+            way.waiting = bytes(data[sent:])
         elif way.waiting:
             way.waiting = b""
             self._engine.loop.remove_writer(way.target.fileno())

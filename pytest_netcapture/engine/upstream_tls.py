@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_netcapture.engine.resumption import ResumingContext
 from pytest_netcapture.flows import FlowError
 
 _UNTRUSTED = {2, 18, 19, 20, 21, 23, 24, 26, 27, 28}
 """X509_V_ERR codes that mean: no chain to a root that we trust (x509_vfy.h)."""
 
-ProtocolFactory = Callable[[], asyncio.Protocol]
+ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 @dataclass
@@ -41,7 +42,7 @@ class UpstreamTls:
 
     loop: Any
     roots: list[str]
-    _contexts: dict[tuple[tuple[str, ...], tuple[str, ...], bool], ssl.SSLContext] = field(
+    _contexts: dict[tuple[tuple[str, ...], tuple[str, ...], bool], ResumingContext] = field(
         default_factory=dict
     )
 
@@ -77,13 +78,14 @@ class UpstreamTls:
         self,
         factory: ProtocolFactory,
         sock: socket.socket,
-        context: ssl.SSLContext,
+        context: ResumingContext,
         server_name: str,
     ) -> Upstream:
         transport, protocol = await self.loop.create_connection(
             factory, sock=sock, ssl=context, server_hostname=server_name, ssl_shutdown_timeout=1.0
         )
         tls = transport.get_extra_info("ssl_object")
+        context.connected(server_name, tls)
         return Upstream(
             transport,
             protocol,
@@ -93,7 +95,7 @@ class UpstreamTls:
 
     def _context(
         self, alpn: tuple[str, ...], extra: tuple[str, ...], *, verify: bool
-    ) -> ssl.SSLContext:
+    ) -> ResumingContext:
         key = (alpn, extra, verify)
         context = self._contexts.get(key)
         if context is None:
@@ -102,8 +104,8 @@ class UpstreamTls:
 
     def _make(
         self, alpn: tuple[str, ...], extra: tuple[str, ...], *, verify: bool
-    ) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ) -> ResumingContext:
+        context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
         # Servers that close without close_notify are for HTTP framing to judge, as in the clients.
         context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         if verify:

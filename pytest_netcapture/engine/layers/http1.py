@@ -23,9 +23,9 @@ from pytest_netcapture.engine.layers.http1_head import (
     parse_request,
     skip_blank,
 )
-from pytest_netcapture.engine.layers.http1_replay import render
+from pytest_netcapture.engine.layers.http1_replay import Renderer
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
-from pytest_netcapture.flows import FlowError, Origin
+from pytest_netcapture.flows import FlowError
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -41,6 +41,7 @@ class Http1Layer:
         # An exchange is received, then due from the server or waiting for its turn to be played.
         self._receiving: Exchange | None = None
         self._answers = Answers(context)
+        self._renderer = Renderer()
         self._due = self._answers.due
         self._waiting: tuple[Exchange, Play | Deny] | None = None
         self._place: tuple[str, tuple[str, int]] = ("", ("", 0))
@@ -232,19 +233,21 @@ class Http1Layer:
 
     def _deny(self, exchange: Exchange, decision: Deny) -> None:
         self._over = True
-        exchange.flow.origin = Origin(decision.origin)
-        exchange.finish(FlowError("reset", decision.origin))
+        exchange.flow.origin = decision.origin
+        exchange.finish(FlowError("reset", decision.origin.value))
         self._context.record(exchange.flow)
         self._context.reset()
 
     def _play(self, exchange: Exchange, decision: Play) -> None:
         context = self._context
         flow = exchange.flow
-        flow.origin = Origin(decision.origin)
+        flow.origin = decision.origin
         flow.response = decision.response
         exchange.finish(decision.error)
         self._played = True
-        answer = render(flow.request, decision, continued=exchange.continued)
+        answer = self._renderer.render(
+            flow.request, decision, asked=exchange.connection, continued=exchange.continued
+        )
         if answer.closes or decision.error is not None:
             self._over = True
         context.record(flow)

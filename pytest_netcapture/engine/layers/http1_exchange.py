@@ -47,6 +47,7 @@ class Exchange:
         "coding_in",
         "coding_out",
         "complete",
+        "connection",
         "context",
         "continued",
         "decision",
@@ -71,6 +72,7 @@ class Exchange:
         special = head.special
         self.context = context
         self.head = raw_head
+        self.connection = special.get("connection", "").lower()
         self.coding_in = special.get("content-encoding", "")
         self.coding_out = ""
         self.framing_in = request_framing(head, context.body_sink)

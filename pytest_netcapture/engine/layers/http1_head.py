@@ -37,6 +37,11 @@ _names: dict[str, str] = {}
 """Field names seen and found to be tokens, each with its lower case if it is special, else ""."""
 
 
+_LINE_KEPT = 256
+_seen: dict[str, tuple[tuple[str, str], str]] = {}
+"""Field lines seen: the field, and its lower-case name if it is special."""
+
+
 class Malformed(Exception):
     """What was received is no HTTP/1 message; the argument says why."""
 
@@ -139,17 +144,28 @@ def _lines(head: bytes) -> list[str]:
 def _fields(lines: list[str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
     fields: list[tuple[str, str]] = []
     special: dict[str, str] = {}
-    known = _names
+    seen = _seen
     for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        kind = known.get(name)
-        if kind is None or not colon:
-            kind = _learn(name if colon else line, "field name")
-        value = value.strip(" \t")
-        fields.append((name, value))
+        field, kind = seen.get(line) or _read(line)
+        fields.append(field)
         if kind:
+            value = field[1]
             special[kind] = f"{special[kind]}, {value}" if kind in special else value
     return fields, special
+
+
+def _read(line: str) -> tuple[tuple[str, str], str]:
+    """Read one field, and keep it if it is short: peers send the same ones all the time."""
+    name, colon, value = line.partition(":")
+    kind = _names.get(name)
+    if kind is None or not colon:
+        kind = _learn(name if colon else line, "field name")
+    read = (name, value.strip(" \t")), kind
+    if len(line) <= _LINE_KEPT:
+        if len(_seen) >= _NAMES_LIMIT:
+            _seen.clear()
+        _seen[line] = read
+    return read
 
 
 def _learn(name: str, what: str) -> str:

@@ -20,6 +20,7 @@ from pytest_netcapture.engine.layers.layer import Play
 from pytest_netcapture.flows import Body, Headers, HttpRequest, HttpResponse
 
 WHOLE = 1 << 18
+_KEPT, _KEPT_SIZE = 16, 1 << 14
 
 
 @dataclass(slots=True)
@@ -32,12 +33,38 @@ class Answer:
     resets: bool = False
 
 
-def render(request: HttpRequest, play: Play, *, continued: bool = False) -> Answer:
-    """Return the answer that `play` gives; `continued`: the client had its 100 already."""
+class Renderer:
+    """Renders for one connection; what it answered whole it can answer again for less."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[object, ...], tuple[HttpResponse, Answer]] = {}
+
+    def render(
+        self, request: HttpRequest, play: Play, *, asked: str = "", continued: bool = False
+    ) -> Answer:
+        """Return the answer that `play` gives.
+
+        `asked` is the request's Connection field; `continued`: the client had its 100 already.
+        """
+        response = play.response
+        if response is None or play.error is not None or response.body.size > _KEPT_SIZE:
+            return _render(request, play, asked, continued)
+        key = (id(response), request.method, request.http_version, asked, continued)
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept[1]
+        answer = _render(request, play, asked, continued)
+        if len(self._kept) >= _KEPT:
+            self._kept.clear()
+        self._kept[key] = response, answer  # the response too, so that its id stays its own
+        return answer
+
+
+def _render(request: HttpRequest, play: Play, asked: str, continued: bool) -> Answer:
     response = play.response
     answer = Answer()
     if response is not None:
-        answer = _respond(request, response, continued=continued, whole=play.error is None)
+        answer = _respond(request, response, asked, continued, play.error is None)
     if play.error is not None:
         answer.closes = play.error.kind in ("eof", "malformed")
         answer.resets = not answer.closes and play.error.kind != "timeout"
@@ -45,11 +72,12 @@ def render(request: HttpRequest, play: Play, *, continued: bool = False) -> Answ
 
 
 def _respond(
-    request: HttpRequest, response: HttpResponse, *, continued: bool, whole: bool
+    request: HttpRequest, response: HttpResponse, asked: str, continued: bool, whole: bool
 ) -> Answer:
     old = request.http_version == "1.0"
     fields, special = response.headers.fields, _special(response.headers)
-    closes = _closes(request, response, special.get("connection", ""))
+    answered = special.get("connection", "")
+    closes = "close" in asked or _closes(request, response, answered)
     interim = b"" if old else _interim(response, continued=continued)
     if bodyless(request.method, response.status):
         return Answer(interim + _head(response, fields), closes=closes)
@@ -148,8 +176,7 @@ def _special(headers: Headers) -> dict[str, str]:
 
 
 def _closes(request: HttpRequest, response: HttpResponse, connection: str) -> bool:
-    asked = (request.headers.get("connection") or "").lower()
-    if "close" in connection or "close" in asked:
+    if "close" in connection:
         return True
     old = request.http_version == "1.0" or response.http_version == "1.0"
     return old and "keep-alive" not in connection

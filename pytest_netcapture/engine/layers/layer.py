@@ -19,28 +19,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse
+from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse, Origin
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Forward:
     """Send the request to the upstream server."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Play:
     """Answer from here with `response`; or, when `error` is set, fail as recorded."""
 
     response: HttpResponse | None = None
     error: FlowError | None = None
-    origin: str = "played"
+    origin: Origin = Origin.PLAYED
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Deny:
     """Reset the client: the request is blocked or unmatched; the problem is already noted."""
 
-    origin: str = "blocked"
+    origin: Origin = Origin.BLOCKED
 
 
 Decision = Forward | Play | Deny

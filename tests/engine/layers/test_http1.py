@@ -580,7 +580,7 @@ class TestPlaying:
 
 class TestDenying:
     def test_a_denied_request_is_reset(self) -> None:
-        play = playbook(decide=lambda _flow: Deny("unmatched"))
+        play = playbook(decide=lambda _flow: Deny(Origin.UNMATCHED))
         play.client(GET + GET).expect("reset").expect_client(b"").expect_recorded(1)
         assert play.flow.origin is Origin.UNMATCHED
 
