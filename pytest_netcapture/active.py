@@ -14,6 +14,7 @@ Proved by tests/plugin.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 import msgspec
 import pytest
 
-from pytest_netcapture import controller, markers, stacks, summary
+from pytest_netcapture import controller, forked, grounds, markers, stacks, summary
 from pytest_netcapture.capture import Netcapture
 from pytest_netcapture.cassette_names import Owners
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
@@ -54,11 +55,14 @@ def start(config: pytest.Config) -> None:
         settings = sources.for_session()
         printed = Summary()
         if controller.is_controller(config):
-            plugins.register(controller.Controller(printed), "netcapture-controller")
+            handing_out = controller.Controller(printed, settings.redirector)
+            plugins.register(handing_out, "netcapture-controller")
         else:
             refusal = Refusal()
             active = Active(config, sources, Session.start(settings), printed, refusal)
             plugins.register(active, ACTIVE)
+            if plugins.hasplugin(forked.PLUGIN):
+                plugins.register(forked.Forked(active.session), "netcapture-forked")
             plugins.register(refusal, "netcapture-refusal")
         if not controller.is_worker():
             plugins.register(printed, summary.NAME)
@@ -105,7 +109,14 @@ class Active:
         self._fatal = ""
         self._status = 3
         self._warned: set[str] = set()
+        self._told = 0
+        """How many problems outside of tests are reported."""
         stacks.install()
+        atexit.register(self._tell_late)
+
+    @property
+    def session(self) -> Session:
+        return self._session
 
     def pytest_report_header(self) -> list[str]:
         return [f"netcapture: {self._session.redirector}", *self._session.notes]
@@ -120,7 +131,7 @@ class Active:
             # Conftests have been read: ini and command line are final.
             self._sources = Sources(self._config)
             for item in items:
-                settings = item.stash[_SETTINGS] = self._sources.for_item(item)
+                settings = item.stash[_SETTINGS] = self._settings_for(item)
                 use = settings.cassette
                 if use is not None and not self._sources.shares(item):
                     owners.claim(use.path, item.nodeid)
@@ -128,6 +139,17 @@ class Active:
         except UsageError as error:
             self._fatal, self._status = str(error), pytest.ExitCode.USAGE_ERROR
             raise pytest.UsageError(f"netcapture: {error}") from None
+
+    def _settings_for(self, item: pytest.Item, fixture: dict[str, Any] | None = None) -> Settings:
+        """Return a test's settings. Raises `UsageError`."""
+        settings = self._sources.for_item(item, fixture)
+        asked, present = settings.redirector, self._session.redirector
+        if asked not in {grounds.AUTO, present}:
+            raise UsageError(
+                f"{item.nodeid}: redirector={asked!r} for one test, where the run uses {present}",
+                cure=f"choose it for the whole run: --netcapture-redirector={asked}",
+            )
+        return settings
 
     def _ask_for_config(self, item: pytest.Item) -> None:
         """Have the project's own `netcapture_config` fixture, where there is one, applied first."""
@@ -144,7 +166,7 @@ class Active:
         try:
             given = item.stash[_GIVEN_BY_FIXTURE] = markers.fixture_options(returned)
             if scope is not None:
-                scope.update(self._sources.for_item(item, given))
+                scope.update(self._settings_for(item, given))
         except NetcaptureError as error:
             pytest.fail(f"{item.nodeid}: {error}", pytrace=False)
 
@@ -274,29 +296,37 @@ class Active:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        counts, messages = self._last_words()
-        self._summary.add(counts, messages)
+        counts, messages, undecrypted = self._last_words()
+        self._summary.add(counts, messages, undecrypted)
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
             output[controller.OUTPUT] = {
                 "counts": counts,
                 "messages": messages,
+                "undecrypted": undecrypted,
+                "notes": self._session.notes,
                 "fatal": self._fatal,
                 "status": int(self._status),
             }
         self._summary.decide(session)
 
-    def _last_words(self) -> tuple[dict[str, int], list[str]]:
-        """Return what happened outside of tests."""
+    def _last_words(self) -> tuple[dict[str, int], list[str], dict[str, str]]:
+        """Return what happened outside of tests, and what could not be decrypted."""
         try:
             closed = self._session.close()
         except EngineGone as error:
-            return {}, [] if self._fatal else [str(error)]
+            return {}, [] if self._fatal else [str(error)], {}
+        self._told = len(closed.problems)
         messages = [self._text(problem) for problem in closed.problems]
         log = self._session.log()
         if log:
             messages.append(f"the engine reports a bug of its own; please report it:\n{log}")
-        return msgspec.structs.asdict(closed.counts), messages
+        return msgspec.structs.asdict(closed.counts), messages, closed.undecrypted
+
+    def _tell_late(self) -> None:
+        """Say what exit handlers were refused: those of tests run before this one."""
+        for problem in self._session.late_problems(self._told):
+            sys.stderr.write(f"netcapture: after the run: {self._text(problem)}\n")
 
 
 def _stack(flow: AnyFlow) -> list[stacks.Frame]:

@@ -35,6 +35,7 @@ from pytest_netcapture.flows import (
 )
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.messages import CassetteState
+from pytest_netcapture.ports import check_port
 from pytest_netcapture.programs import CompletedProgram, Program
 from pytest_netcapture.settings import (
     HostMapping,
@@ -68,6 +69,9 @@ class FlowSource(Protocol):
 
     def cassette(self) -> CassetteState | None:
         """Return the state of the test's cassette, if it has one."""
+
+    def publish(self, port: int, host_port: int) -> int:
+        """Let the host reach a port of the test; return the host's."""
 
     def program(self, name: str) -> FlowSource:
         """Begin a scope, with a namespace of its own, for one program of the test."""
@@ -207,6 +211,17 @@ class Netcapture:
     def popen(self, args: Any, **kwargs: Any) -> Program:
         """Start a program in a sandbox of its own: a `subprocess.Popen` with `.flows`."""
         return programs.popen(self._source, args, **kwargs)
+
+    def publish(self, port: int, *, host_port: int = 0) -> int:
+        """Let the host reach `port` of this test at 127.0.0.1; return the host's port.
+
+        Without `host_port` it is a free one. It lasts until the test ends.
+        """
+        place = "netcapture.publish"
+        check_port(port, f"{place}: port")
+        if host_port:
+            check_port(host_port, f"{place}: host_port")
+        return self._source.publish(port, host_port)
 
     def allow(self, *patterns: str) -> None:
         """Let connections to `patterns` out for the rest of this test, whatever is blocked."""

@@ -5,6 +5,8 @@
 2. A reply that does not come because the engine is gone raises `EngineGone` with the engine's log.
 3. Whoever waits may be interrupted (Ctrl-C, pytest-timeout's signal): requests are numbered, so the
    reply to one that was given up is not taken for the next one's.
+4. Tests close descriptors that they did not open, and others get their numbers: nothing is written
+   to what is not the channel any more.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ import msgspec
 from pytest_netcapture import errors
 from pytest_netcapture.messages import FRAME, Failed, Page, Reply, Request, encode
 
-_close, _getpid = os.close, os.getpid
+_close, _fstat, _getpid = os.close, os.fstat, os.getpid
+_CHILDS = 1 << 20
 _poll = select.poll
+_CLOEXEC = socket.MSG_CMSG_CLOEXEC
 _CMSG_SPACE = socket.CMSG_SPACE(16 * 4)
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 
@@ -39,6 +43,7 @@ class Channel:
         self._socket = sock
         self._recvmsg, self._sendall = sock.recvmsg, sock.sendall
         self._log = log
+        self._inode = _fstat(sock.fileno()).st_ino
         self._pid = _getpid()
         self._lock = threading.RLock()
         self._buffer = bytearray()
@@ -77,9 +82,13 @@ class Channel:
             self._held = data if hold else b""
             if not hold:
                 try:
-                    self._sendall(data)
+                    ours = _fstat(self._socket.fileno()).st_ino == self._inode
+                    if ours:
+                        self._sendall(data)
                 except OSError as error:
                     raise self._gone(str(error)) from None
+                if not ours:
+                    raise self._gone("a test has closed its descriptor")
             return self._number
 
     def post(self, request: Request) -> int:
@@ -108,6 +117,14 @@ class Channel:
         if not isinstance(reply, kind):
             raise TypeError(f"engine replied {type(reply).__name__}, not {kind.__name__}")
         return reply, fds
+
+    def adopt(self) -> None:
+        """Take over in a forked child, whose parent asks nothing meanwhile."""
+        self._pid = _getpid()
+
+    def skip(self) -> None:
+        """Go on with numbers that no child can have used."""
+        self._number += _CHILDS
 
     def alive(self) -> bool:
         """Tell whether the engine still holds its end, without waiting."""
@@ -146,7 +163,7 @@ class Channel:
 
     def _fill(self) -> None:
         try:
-            data, ancillary, _, _ = self._recvmsg(1 << 16, _CMSG_SPACE)
+            data, ancillary, _, _ = self._recvmsg(1 << 16, _CMSG_SPACE, _CLOEXEC)
         except OSError as error:
             raise self._gone(str(error)) from None
         if not data:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pytest_netcapture.session import lend_capabilities, prepare_controller
+from pytest_netcapture import grounds
 from pytest_netcapture.summary import Summary
 
 OUTPUT = "netcapture"
@@ -47,44 +47,54 @@ def is_worker() -> bool:
 class Controller:
     """Starts workers, adds up what they tell."""
 
-    def __init__(self, summary: Summary) -> None:
+    def __init__(self, summary: Summary, redirector: str) -> None:
         self._summary = summary
         self._replacing = False
-        prepare_controller()
+        self._note = grounds.prepare_workers(redirector)
+
+    def pytest_report_header(self) -> list[str]:
+        return [self._note] if self._note else []
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_setupnodes(self) -> None:
-        lend_capabilities(True)
+        self._lend(True)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionstart(self) -> Generator[None, None, None]:
         try:
             yield
         finally:
-            lend_capabilities(False)
+            self._lend(False)
 
     @pytest.hookimpl(optionalhook=True, wrapper=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> Generator[None, Any, Any]:
         told = getattr(node, "workeroutput", {}).get(OUTPUT)
         if told:
-            self._summary.add(told["counts"], told["messages"])
+            self._summary.add(told["counts"], told["messages"], told["undecrypted"])
+            said = grounds.NOTICE if self._note else "\n"
+            notes = [note for note in told["notes"] if not note.startswith(said)]
+            self._summary.notes.update(dict.fromkeys(notes))
             if told["fatal"]:
                 _end(told["fatal"], told["status"])
         elif error:
             _explain(str(error))
             self._replacing = True
-            lend_capabilities(True)
+            self._lend(True)
         return (yield)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_newgateway(self) -> None:
         if self._replacing:
             self._replacing = False
-            lend_capabilities(False)
+            self._lend(False)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self._summary.decide(session)
+
+    def _lend(self, lend: bool) -> None:
+        if not self._note:
+            grounds.lend_capabilities(lend)
 
 
 def _explain(error: str) -> None:

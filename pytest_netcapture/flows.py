@@ -375,9 +375,9 @@ class Difference(msgspec.Struct, frozen=True):
 class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Why a test must fail even if its code swallowed the error.
 
-    `kind`: blocked, unmatched, cassette, engine. `flow` is what was attempted. For unmatched,
-    `reason` says which miss it is (never recorded, used up, ...), `nearest` is the recording that
-    comes closest, `differences` field by field, and `advice` what to do.
+    `kind`: blocked, unmatched, uncaptured, cassette, engine. `flow` is what was attempted. For
+    unmatched, `reason` says which miss it is (never recorded, used up, ...), `nearest` is the
+    recording that comes closest, `differences` field by field, and `advice` what to do.
     """
 
     kind: str

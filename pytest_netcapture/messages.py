@@ -25,6 +25,20 @@ SESSION_SCOPE = 0
 FRAME = struct.Struct("<II")
 
 
+class SeccompOptions(msgspec.Struct, frozen=True):
+    """What the engine needs to supervise a seccomp filter."""
+
+    handover_fd: int
+    """On which the filter's listener comes."""
+    handover_theirs: int
+    """The test process's end of it: a descriptor to try pidfd_getfd(2) with."""
+    witness_at: int
+    witness: bytes
+    """What the test process has in its memory, and where: to try process_vm_readv(2) with."""
+    ancestor: str = ""
+    """Who looks for the engine, if it must not (redirect/seccomp_ancestor.py)."""
+
+
 class EngineOptions(msgspec.Struct, frozen=True):
     """What the engine is told on its command line."""
 
@@ -39,6 +53,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
     nameservers: list[str] = []
     upstream: str = "any"
     """`loopback` forbids the engine to dial any other address."""
+    seccomp: SeccompOptions | None = None
+    """The redirector is seccomp, else tproxy."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -50,7 +66,8 @@ class Ready(msgspec.Struct, tag=True):
     gates: bool
     namespace: int
     pid: int
-    notes: tuple[str, ...] = ()
+    makes_sockets: bool = False
+    """The filter is to stop socket(2), too (redirect/seccomp_sockets.py)."""
     fds: int = 1
 
 
@@ -93,6 +110,18 @@ class Begun(msgspec.Struct, tag=True):
     namespace: int
     fds: int = 0
     warnings: tuple[str, ...] = ()
+
+
+class Moved(msgspec.Struct, tag=True):
+    """The test process is in `namespace` now, where that is no namespace of the kernel's. No reply.
+
+    `tick` of the machine's uptime, `last_number` that a process had by then: what starts later is
+    in it as well (see redirect/seccomp_places.py).
+    """
+
+    namespace: int
+    tick: int
+    last_number: int
 
 
 class SetVariable(msgspec.Struct, tag=True):
@@ -153,6 +182,24 @@ class WaitChange(msgspec.Struct, tag=True):
     timeout: float
 
 
+class Publish(msgspec.Struct, tag=True):
+    """Let the host reach `port` of a scope at its own `host_port`, 0 for a free one."""
+
+    scope: int
+    port: int
+    host_port: int = 0
+
+
+class Published(msgspec.Struct, tag=True):
+    host_port: int
+
+
+class Abandon(msgspec.Struct, tag=True):
+    """Who held this lease is gone: end what it has begun, or take the lease back."""
+
+    scope: int
+
+
 class End(msgspec.Struct, tag=True):
     """A test is over. `clean`: no thread or process was made in it.
 
@@ -189,25 +236,40 @@ class Close(msgspec.Struct, tag=True):
 
 
 class Closed(msgspec.Struct, tag=True):
+    """`undecrypted` has the places whose TLS was relayed though nobody asked for it, and why."""
+
     counts: Counts
     problems: list[Problem] = []
     warnings: tuple[str, ...] = ()
+    undecrypted: dict[str, str] = {}
 
 
 Request: TypeAlias = (
     Begin
     | Lease
     | SetVariable
+    | Moved
     | Update
     | GetFlows
     | GetProblems
     | GetCassette
     | WaitChange
+    | Publish
+    | Abandon
     | End
     | Close
 )
 Reply: TypeAlias = (
-    Ready | Failed | Begun | Done | FlowList | ProblemList | CassetteState | Ended | Closed
+    Ready
+    | Failed
+    | Begun
+    | Done
+    | Published
+    | FlowList
+    | ProblemList
+    | CassetteState
+    | Ended
+    | Closed
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -2,8 +2,8 @@
 
 1. `Session.start` runs at the earliest hook, while the process has one thread: user namespace, then
    the engine (so it keeps the host's network), then mounts, then the session's network namespace.
-2. An xdist controller only enters the user namespace and lends capabilities while workers are
-   started; each worker starts a session of its own and gives the capabilities back.
+   Where these are refused, another ground takes their place (grounds.py).
+2. An xdist controller starts none (grounds.prepare_workers); each worker has one of its own.
 3. A test runs in a namespace from the engine's pool; fixtures of wider scope run in the session's.
 4. Asking the engine costs a round trip, reading the shared page does not: a test without traffic
    costs one question and two setns(2).
@@ -23,11 +23,14 @@ from typing import BinaryIO
 
 import msgspec
 
+from pytest_netcapture import forkserver, grounds
 from pytest_netcapture.channel import Channel
-from pytest_netcapture.errors import EngineGone
+from pytest_netcapture.errors import EngineGone, EnvironmentProblem, UsageError
 from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.grounds import Ground
 from pytest_netcapture.messages import (
     SESSION_SCOPE,
+    Abandon,
     Begin,
     Begun,
     CassetteState,
@@ -45,21 +48,18 @@ from pytest_netcapture.messages import (
     Lease,
     Page,
     ProblemList,
+    Publish,
+    Published,
     Ready,
     SetVariable,
     Update,
     WaitChange,
 )
-from pytest_netcapture.sandbox import capabilities, kernel, namespaces, processes, resolver, trust
+from pytest_netcapture.sandbox import processes, resolver, trust
 from pytest_netcapture.sandbox.runtime import RuntimeDirectory, sweep_stale
 from pytest_netcapture.settings import Settings
+from pytest_netcapture.unanswered import signs
 
-ENGINE_CAPS = (
-    kernel.CAP_SYS_ADMIN,
-    kernel.CAP_NET_ADMIN,
-    kernel.CAP_NET_RAW,
-    kernel.CAP_SYS_PTRACE,
-)
 UPSTREAM_VARIABLE = "NETCAPTURE_UPSTREAM"
 """`loopback` in the environment forbids the engine to dial anything else."""
 
@@ -88,19 +88,31 @@ class TestScope:
         self.warnings = list(begun.warnings)
         self.problems_seen = 0
         self.last_pid = processes.last_pid()
+        self.forkserver = forkserver.pid()
         self.changes = session.page.changes
+        self._started = signs.started
+        self._sent = signs.sent
         self._cached: tuple[int, list[AnyFlow]] = (-1, [])
 
     def flows(self) -> list[AnyFlow]:
         """Return this test's flows; asked for again only when something has changed."""
-        changes = self._session.page.changes
-        if self._cached[0] != changes:
+        if self._cached[0] != self._session.page.changes or self.may_have_sent():
+            self._sent = signs.sent
+            changes = self._session.page.changes
             reply, _ = self._session.channel.ask(GetFlows(self.id), FlowList)
+            signs.claim(reply.flows)
             self._cached = (changes, reply.flows)
         return self._cached[1]
 
+    def may_have_sent(self) -> bool:
+        """Tell whether there may be datagrams that the engine has not been asked to read."""
+        started = signs.started != self._started
+        return started or signs.sent != self._sent or signs.has_connected()
+
     def problems(self, since: int = 0) -> list[Problem]:
+        self._sent = signs.sent
         reply, _ = self._session.channel.ask(GetProblems(self.id, since), ProblemList)
+        signs.claim(problem.flow for problem in reply.problems)
         return reply.problems
 
     def wait_change(self, seen: int, timeout: float) -> int:
@@ -122,6 +134,11 @@ class TestScope:
         reply, _ = self._session.channel.ask(GetCassette(self.id), CassetteState)
         return reply if reply.path else None
 
+    def publish(self, port: int, host_port: int) -> int:
+        """Let the host reach a port of this test; return the host's."""
+        request = Publish(self.id, port, host_port)
+        return self._session.channel.ask(request, Published)[0].host_port
+
     def program(self, name: str) -> TestScope:
         """Begin a scope, with a namespace of its own, for one program of this test."""
         return self._session.begin_program(self, name)
@@ -135,20 +152,20 @@ class Session:
     """One engine, one sandbox, many tests."""
 
     def __init__(
-        self, channel: Channel, page: Page, ready: Ready, session_fd: int, runtime: RuntimeDirectory
+        self, channel: Channel, page: Page, ready: Ready, ground: Ground, runtime: RuntimeDirectory
     ) -> None:
         self.channel = channel
         self.page = page
         self.redirector = ready.redirector
         self.gates = ready.gates
         self.engine_pid = ready.pid
-        self.notes = ready.notes
-        self._fds = {ready.namespace: session_fd}
-        self._home = session_fd
+        self.ground = ground
         self._runtime = runtime
         self.scope: TestScope | None = None
         self._problems_before = 0
         self._at_home = 0
+        self._forkserver = 0
+        self._lent: Begun | None = None
         self._lease = 0
         """The request for what the next test needs, 0 when there is none."""
         self.pid = os.getpid()
@@ -159,9 +176,26 @@ class Session:
         sweep_stale()
         roots = list(trust.original_roots(os.environ))
         servers = resolver.nameservers()
-        if not set(ENGINE_CAPS) <= capabilities.effective():  # an xdist worker was lent them
-            namespaces.enter_user_namespace()
+        ground = grounds.choose(settings.redirector)
         runtime = RuntimeDirectory.create()
+        try:
+            return cls._start(settings, ground, runtime, roots, servers)
+        except EnvironmentProblem as refused:
+            runtime.remove()
+            if settings.redirector != grounds.AUTO:
+                raise
+            ground = grounds.instead(refused, ground)
+            return cls._start(settings, ground, RuntimeDirectory.create(), roots, servers)
+
+    @classmethod
+    def _start(
+        cls,
+        settings: Settings,
+        ground: Ground,
+        runtime: RuntimeDirectory,
+        roots: list[str],
+        servers: list[str],
+    ) -> Session:
         page_fd = Page.create()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         options = EngineOptions(
@@ -175,32 +209,25 @@ class Session:
             roots=roots,
             nameservers=servers,
             upstream=os.environ.get(UPSTREAM_VARIABLE, "any"),
+            seccomp=ground.seccomp,
         )
         log = os.path.join(runtime.path, "engine.log")
-        with capabilities.ambient(ENGINE_CAPS):
-            _spawn_engine(options, (theirs.fileno(), page_fd), log)
-        theirs.close()
-        capabilities.lower_ambient(ENGINE_CAPS)
-        capabilities.keep_only((kernel.CAP_SYS_ADMIN,))
-        namespaces.unshare_mounts()
+        with contextlib.closing(theirs), ground.spawning():
+            _spawn_engine(options, (theirs.fileno(), page_fd, *ground.descriptors), log)
         page = Page(page_fd)
         os.close(page_fd)
         channel = Channel(ours, page, lambda: _tail(log))
-        places = trust.find(sys.path, os.environ)  # while the engine starts
         ready, fds = channel.receive(Ready)
-        session = cls(channel, page, ready, fds[0], runtime)
-        session._furnish(ready, runtime.path, places)
+        session = cls(channel, page, ready, ground, runtime)
+        os.environ.update(ground.furnish(channel, ready, fds, runtime.path))
         session._watch_environment()
         session.go_home()
         return session
 
-    def _furnish(self, ready: Ready, directory: str, places: trust.Places) -> None:
-        """Trust our CA, look names up here: for this process tree only."""
-        self.trust = trust.install(
-            ready.ca_pem, directory=directory, places=places, subject_hash=ready.subject_hash
-        )
-        self.resolver = resolver.install(directory)
-        os.environ.update(trust.environment(self.trust, os.environ))
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is different from what people expect, a line each."""
+        return (*self.ground.notes, *grounds.uncovered_notes(self.ground))
 
     def _watch_environment(self) -> None:
         """Tell the engine of secrets that are set later, whose values it then scrubs, too."""
@@ -221,10 +248,11 @@ class Session:
 
     def begin(self, nodeid: str, settings: Settings) -> TestScope:
         """Move this thread into a fresh namespace for one test."""
-        lease, self._lease = self._lease, 0
-        begun = self._given(self.channel.collect(lease, Begun) if lease else self._ask_lease())
+        if _getpid() != self.pid and self._lent is not None:
+            self._adopt()
+        begun = self._lent or self._collect()
         wait = settings.cassette is not None
-        request = Begin(nodeid, settings, list(self._fds), scope=begun.scope, reply=wait)
+        request = Begin(nodeid, settings, self.ground.known, scope=begun.scope, reply=wait)
         if wait:
             begun = self._given(self.channel.ask(request, Begun))
         else:
@@ -233,6 +261,27 @@ class Session:
         self._problems_before = self.page.problems
         self.enter(self.scope.namespace)
         return self.scope
+
+    def lend(self) -> None:
+        """Let a child that is to be forked run the next test, and do nothing until `take_back`."""
+        self._lent = self._collect()
+
+    def take_back(self) -> None:
+        """Go on when the child has ended, in whatever way."""
+        lent, self._lent = self._lent, None
+        if lent is not None and _getpid() == self.pid:
+            self.channel.skip()
+            self.channel.ask(Abandon(lent.scope), Done)
+
+    def _adopt(self) -> None:
+        """Be the process whose session this is, in the child."""
+        self.pid = os.getpid()
+        self.channel.adopt()
+
+    def _collect(self) -> Begun:
+        """Return what was leased for the next test."""
+        lease, self._lease = self._lease, 0
+        return self._given(self.channel.collect(lease, Begun) if lease else self._ask_lease())
 
     def begin_program(self, parent: TestScope, name: str) -> TestScope:
         """Begin a scope with a namespace of its own for one program of a test."""
@@ -245,37 +294,52 @@ class Session:
 
     def enter(self, namespace: int) -> None:
         """Move this thread into a namespace that the engine has given."""
-        namespaces.enter_network(self._fds[namespace])
+        self.ground.enter(namespace)
 
     def _ask_lease(self) -> tuple[Begun, list[int]]:
-        return self.channel.ask(Lease(list(self._fds)), Begun)
+        return self.channel.ask(Lease(self.ground.known), Begun)
 
     def _given(self, answer: tuple[Begun, list[int]]) -> Begun:
         """Keep the descriptor of a new namespace."""
         begun, fds = answer
-        if fds:
-            self._fds[begun.namespace] = fds[0]
+        if len(fds) < begun.fds:
+            self.channel.ask(Abandon(begun.scope), Done)
+            raise UsageError(
+                "this process has no descriptor left for the test's network namespace",
+                cure="close what tests before this one have opened, or raise the limit: ulimit -n",
+            )
+        self.ground.keep(begun, fds)
         return begun
 
     def end(self, scope: TestScope) -> Ended:
         """Move back to the session's namespace and close the test's books."""
+        server = forkserver.pid()
+        if server != scope.forkserver:
+            forkserver.end(server)
         self.go_home()
         self.scope = None
         clean = processes.last_pid() == scope.last_pid
-        quiet = self.page.changes == scope.changes and scope.settings_now.cassette is None
+        sent = scope.may_have_sent() or (not clean and _spawns())
+        quiet = (
+            not sent and self.page.changes == scope.changes and scope.settings_now.cassette is None
+        )
         request = End(scope.id, clean, scope.problems_seen, quiet)
         if quiet:  # what comes after all counts for the session
-            self.channel.tell(request, hold=True)
+            self.channel.tell(request, hold=self._lent is None)
             ended = Ended(Counts())
         else:
             ended = self.channel.ask(request, Ended)[0]
-        self._lease = self.channel.post(Lease(list(self._fds)))
+            signs.claim(problem.flow for problem in ended.problems)
+        if self._lent is None:
+            self._lease = self.channel.post(Lease(self.ground.known))
         return ended
 
     def new_problems(self) -> list[Problem]:
         """Return the running test's problems since the last call; asks only if there are any."""
         scope = self.scope
-        if scope is None or self.page.problems == self._problems_before:
+        if scope is None:
+            return []
+        if self.page.problems == self._problems_before and not scope.may_have_sent():
             return []
         self._problems_before = self.page.problems
         found = scope.problems(scope.problems_seen)
@@ -285,15 +349,19 @@ class Session:
     def enter_home(self) -> None:
         """Go to the session's namespace until the matching `leave_home`; pairs nest."""
         self._at_home += 1
+        if self._at_home == 1:
+            self._forkserver = forkserver.pid()
         self.go_home()
 
     def leave_home(self) -> None:
         self._at_home -= 1
         if self._at_home <= 0 and self.scope is not None:
-            namespaces.enter_network(self._fds[self.scope.namespace])
+            if forkserver.pid() != self._forkserver:  # a wider fixture's: it lives at home
+                self.scope.forkserver = forkserver.pid()
+            self.ground.enter(self.scope.namespace)
 
     def go_home(self) -> None:
-        namespaces.enter_network(self._home)
+        self.ground.go_home()
 
     # ── the session itself ───────────────────────────────────────────────────────────────────
 
@@ -305,6 +373,14 @@ class Session:
     def log(self) -> str:
         """Return what the engine had to complain about: a bug of ours, if anything."""
         return _tail(os.path.join(self._runtime.path, "engine.log")).strip()
+
+    def late_problems(self, since: int) -> list[Problem]:
+        """Return the session's own problems from `since` on; nothing when the engine is gone."""
+        if os.getpid() != self.pid:
+            return []
+        with contextlib.suppress(EngineGone, OSError):
+            return self.channel.ask(GetProblems(SESSION_SCOPE, since), ProblemList)[0].problems
+        return []
 
     def close(self) -> Closed:
         """Say goodbye; the engine goes when this process has ended, and cleans up after it."""
@@ -318,23 +394,16 @@ class Session:
             raise
 
 
-def prepare_controller() -> None:
-    """Enter the user namespace in an xdist controller, whose workers cannot: they have threads."""
-    namespaces.enter_user_namespace()
-    capabilities.keep_only(ENGINE_CAPS)
-
-
-def lend_capabilities(lend: bool) -> None:
-    """Let programs that are started from now on (xdist workers) have what engines need, or not."""
-    if lend:
-        capabilities.raise_ambient(ENGINE_CAPS)
-    else:
-        capabilities.lower_ambient(ENGINE_CAPS)
-
-
 def session_start_ns() -> int:
     """Return when the run began (wall clock): an xdist worker's run began with its controller."""
     return int(os.environ.setdefault("NETCAPTURE_SESSION_START", str(time.time_ns())))
+
+
+def _spawns() -> bool:
+    """Tell whether multiprocessing may have started a process, of which no audit event tells."""
+    return any(
+        f"multiprocessing.popen_{how}" in sys.modules for how in ("spawn_posix", "forkserver")
+    )
 
 
 def _as_text(environ: Mapping[str, str]) -> dict[str, str]:

@@ -131,7 +131,7 @@ MATCHERS = (
     "form",
     "url",
 )
-REDIRECTORS = ("auto", "tproxy")
+REDIRECTORS = ("auto", "tproxy", "seccomp")
 
 
 def parse_pattern(text: str, where: str) -> HostPattern:

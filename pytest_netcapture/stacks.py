@@ -1,5 +1,7 @@
 """Which Python line connected: a note of the stack at every connect, by socket inode.
 
+The audit hook for that also takes the signs of unanswered.py.
+
 1. One audit hook a process, added once. It cannot be removed (PEP 578): `enable(False)` leaves one
    look into an empty set. It never raises, never reads a file, and keeps no frame: only code
    objects and instruction offsets, which become lines when somebody asks.
@@ -25,12 +27,14 @@ from typing import Any
 
 import msgspec
 
+from pytest_netcapture.unanswered import PROCESSES, signs
+
 KEPT = 2048
 DEEPEST = 40
 
 _DATAGRAMS = frozenset({"socket.sendto", "socket.sendmsg"})
 _NAMED = frozenset({"socket.getaddrinfo", "socket.gethostbyname"})
-_WATCHED = frozenset({"socket.connect"}) | _DATAGRAMS | _NAMED
+_WATCHED = frozenset({"socket.connect"}) | _DATAGRAMS | _NAMED | PROCESSES
 _OUTERMOST = frozenset({"pytest_pyfunc_call", "call_fixture_func"})
 """pytest's functions that call a test or a fixture: nothing outside of them is the user's."""
 
@@ -118,6 +122,9 @@ def _note(
     try:
         key: int | str
         ring = _notes.ring
+        if event in PROCESSES:
+            signs.starts()
+            return
         if event in _NAMED:
             host = args[0]
             if not host:
@@ -125,8 +132,12 @@ def _note(
             key = (host if isinstance(host, str) else bytes(host).decode("ascii")).lower()
         elif type(args[1]) is tuple:
             key = fstat(args[0].fileno()).st_ino
-            if event in _DATAGRAMS and ring and ring[-1][0] == key:
-                return
+            if event not in _DATAGRAMS:
+                signs.connects(args[0], args[1], key)
+            else:
+                signs.sends(args[1], key)
+                if ring and ring[-1][0] == key:
+                    return
         else:
             return
         ring.append((key, _trace(sys._getframe(2))))

@@ -3,7 +3,8 @@
 1. A test's counts travel on its teardown report, so that those of a worker that crashes later
    count too; what happened outside of tests comes when the process that ran them says goodbye.
 2. It is where pytest reports: in a run without workers, or in the controller of one with them.
-3. The receipt is the last thing of the terminal summary.
+3. The receipt is the last thing of the terminal summary; before it is each host whose TLS was not
+   decrypted, unless the user had asked for that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pytest_netcapture.report.receipt import Receipt
 
 NAME = "netcapture-summary"
 _COUNTS = "netcapture_counts"
+_MOST_UNDECRYPTED = 10
 
 
 def attach(report: pytest.TestReport, counts: Mapping[str, int]) -> None:
@@ -30,10 +32,16 @@ class Summary:
     def __init__(self) -> None:
         self.receipt = Receipt()
         self.messages: list[str] = []
+        self.undecrypted: dict[str, str] = {}
+        self.notes: dict[str, None] = {}
+        """What workers say that is different, once each."""
 
-    def add(self, counts: Mapping[str, int], messages: Sequence[str]) -> None:
+    def add(
+        self, counts: Mapping[str, int], messages: Sequence[str], undecrypted: Mapping[str, str]
+    ) -> None:
         self.receipt += Receipt.from_dict(counts)
         self.messages += messages
+        self.undecrypted.update(undecrypted)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         counts = getattr(report, _COUNTS, None)
@@ -53,4 +61,11 @@ class Summary:
             for message in self.messages:
                 terminalreporter.write_line(message)
         yield
+        for note in self.notes:
+            terminalreporter.write_line(note)
+        for place, reason in sorted(self.undecrypted.items())[:_MOST_UNDECRYPTED]:
+            terminalreporter.write_line(f"netcapture: not decrypted: {place}: {reason}")
+        more = len(self.undecrypted) - _MOST_UNDECRYPTED
+        if more > 0:
+            terminalreporter.write_line(f"netcapture: not decrypted: {more} more")
         terminalreporter.write_line(str(self.receipt))

@@ -33,7 +33,7 @@ class Support:
 
 
 class Verdict(IntEnum):
-    """What a client's connect gets. The values are the packet marks that the gate uses."""
+    """What a client's connect gets. REFUSE and DROP are the packet marks that the gate uses."""
 
     ACCEPT = 0
     REFUSE = 1
@@ -113,12 +113,23 @@ class Sink(Protocol):
 
     def datagram_flow(self, flow: DatagramFlow) -> None: ...
 
+    def left_alone(self, syn: Connecting) -> bool:
+        """Tell whether a connection within this machine goes on by itself; then list it.
+
+        Asked by redirectors that do not isolate. `answer` is not to be called.
+        """
+
+    def unreadable(self, namespace: int, process: int) -> None:
+        """Learn that a program's connection was refused, since it cannot be looked into."""
+
 
 class Redirector(Protocol):
     """One way in which packets reach the engine."""
 
     name: str
     gates: bool
+    isolates: bool
+    """Whether its namespaces are networks of their own, loopback included."""
 
     def start(self, loop: Any, sink: Sink) -> None:
         """Remember the loop and the sink. Called once."""
@@ -131,6 +142,12 @@ class Redirector(Protocol):
 
     def watch(self, namespace: Namespace) -> None:
         """Begin to deliver events of an attached namespace. Called on the loop's thread."""
+
+    def drain(self, namespace: Namespace) -> None:
+        """Deliver the datagrams that have arrived by now. Called on the loop's thread."""
+
+    def renew(self, namespace: Namespace) -> None:
+        """Forget the flows of who had `namespace` so far. Called on the loop's thread."""
 
     def detach(self, namespace: Namespace) -> None:
         """Close everything made for `namespace`. Called on the loop's thread; idempotent."""

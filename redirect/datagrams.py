@@ -8,7 +8,7 @@
    with the source address from IP_PKTINFO, fragments, and for IPv6 fills the checksum in. For IPv4
    the checksum is left out (RFC 768: zero). It is bound to the listener's address, so that it
    receives no copies.
-3. Another raw socket a family says "port unreachable", which a client sees as ECONNREFUSED.
+3. What nobody takes is answered by "port unreachable" (unreachable.py).
 4. A flow ends when the sink closes it, when it is idle (`IDLE`; DNS: `DNS_IDLE` after a reply), or
    when there are too many (the one idle the longest). The last two tell the sink (`on_end`), and
    the next datagram opens a new flow. A late reply still goes out, except after `close`.
@@ -25,20 +25,19 @@ import socket
 import struct
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Any
 
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect.base import Address, DatagramFlow
-from pytest_netcapture.redirect.icmp import port_unreachable
 from pytest_netcapture.redirect.transparent import (
     datagram_receiver,
     datagram_sender,
     families,
-    icmp_sender,
+    send_as,
 )
+from pytest_netcapture.redirect.unreachable import Unreachable
 
 IDLE = 60_000_000_000
 DNS_IDLE = 5_000_000_000
@@ -67,14 +66,6 @@ def original_destination(ancillary: Ancillary) -> Address | None:
 def encode_datagram(source: int, target: int, payload: bytes) -> bytes:
     """Prepend a UDP header without checksum to `payload`; the arguments are ports."""
     return _UDP_HEADER.pack(source, target, _UDP_HEADER.size + len(payload), 0) + payload
-
-
-def source_address(family: int, address: str) -> tuple[int, int, bytes]:
-    """Return the control message that makes a datagram come from `address`."""
-    packed = socket.inet_pton(family, address)
-    if family == socket.AF_INET:
-        return socket.IPPROTO_IP, k.IP_PKTINFO, struct.pack("=i4s4x", 0, packed)
-    return socket.IPPROTO_IPV6, k.IPV6_PKTINFO, packed + struct.pack("=i", 0)
 
 
 @dataclass(eq=False)
@@ -153,6 +144,10 @@ class FlowTable:
             del self._flows[flow.client, flow.server]
             flow.end()
 
+    def clear(self) -> None:
+        """End all flows: the next client's are its own, though it may have the same port."""
+        self.expire(max((f.deadline for f in self._flows.values()), default=0))
+
     def next_deadline(self) -> int | None:
         return min((f.deadline for f in self._flows.values()), default=None)
 
@@ -165,27 +160,35 @@ class FlowTable:
 class Datagrams:
     """The UDP sockets of one namespace. Made inside it, used on the loop's thread."""
 
-    def __init__(self, namespace: int, *, ipv6: bool, idle: int = IDLE) -> None:
+    def __init__(
+        self, namespace: int, unreachable: Unreachable, *, ipv6: bool, idle: int = IDLE
+    ) -> None:
         self.namespace = namespace
+        self._unreachable = unreachable
         self.flows = FlowTable(idle=idle)
         self._receivers: list[socket.socket] = []
         self._senders: dict[int, socket.socket] = {}
-        self._refusers: dict[int, socket.socket] = {}
         self._timer: Any = None
         self._loop: Any = None
+        self._opened: Callable[[DatagramFlow], None] = lambda _flow: None
         try:
             for family in families(ipv6=ipv6):
                 self._receivers.append(datagram_receiver(family))
                 self._senders[family] = datagram_sender(family)
-                self._refusers[family] = icmp_sender(family)
         except BaseException:
             self.close()
             raise
 
     def watch(self, loop: Any, opened: Callable[[DatagramFlow], None]) -> None:
-        self._loop = loop
+        self._loop, self._opened = loop, opened
         for conn in self._receivers:
-            loop.add_reader(conn.fileno(), self._read, conn, opened)
+            loop.add_reader(conn.fileno(), self._read, conn)
+
+    def drain(self) -> None:
+        """Read what has arrived, if anybody watches."""
+        if self._loop is not None:
+            for conn in list(self._receivers):
+                self._read(conn)
 
     def close(self) -> None:
         """Close the sockets; idempotent. Replies after that go nowhere."""
@@ -196,13 +199,12 @@ class Datagrams:
             if self._loop is not None and conn.fileno() >= 0:
                 self._loop.remove_reader(conn.fileno())
             conn.close()
-        for conn in [*self._senders.values(), *self._refusers.values()]:
+        for conn in self._senders.values():
             conn.close()
         self._receivers.clear()
         self._senders.clear()
-        self._refusers.clear()
 
-    def _read(self, conn: socket.socket, opened: Callable[[DatagramFlow], None]) -> None:
+    def _read(self, conn: socket.socket) -> None:
         for _ in range(_READ_ROUNDS):
             try:
                 payload, ancillary, _, peer = conn.recvmsg(65536, 128)
@@ -214,7 +216,7 @@ class Datagrams:
             flow = self.flows.arrive(peer[:2], server, payload, monotonic_ns())
             if flow is not None:
                 self._arm()
-                opened(self._public(flow, payload))
+                self._opened(self._public(flow, payload))
             if conn.fileno() < 0:
                 return  # the sink has detached this namespace
 
@@ -237,12 +239,12 @@ class Datagrams:
         if not flow.closed:
             self.flows.replied(flow, monotonic_ns())
             data = encode_datagram(flow.server[1], flow.client[1], payload)
-            _send(self._senders, flow, data)
+            send_as(self._senders, flow.server, flow.client, data)
 
     def _refuse(self, flow: Flow) -> None:
         if not flow.closed:
             self.flows.close(flow)
-            _send(self._refusers, flow, port_unreachable(flow.client, flow.server))
+            self._unreachable.port(flow.client, flow.server)
 
     def _arm(self) -> None:
         """Look for idle flows when the first of them may be."""
@@ -255,13 +257,3 @@ class Datagrams:
         self._timer = None
         self.flows.expire(monotonic_ns())
         self._arm()
-
-
-def _send(senders: dict[int, socket.socket], flow: Flow, data: bytes) -> None:
-    """Send to the client as from the server."""
-    family = socket.AF_INET6 if ":" in flow.server[0] else socket.AF_INET
-    sender = senders.get(family)
-    if sender is not None:
-        with suppress(OSError):  # lost, as datagrams may be
-            control = source_address(family, flow.server[0])
-            sender.sendmsg([data], [control], 0, (flow.client[0], 0))

@@ -20,11 +20,11 @@ Expressions = tuple[dict[str, Any], ...]
 EQUAL, NOT_EQUAL, AT_LEAST = 0, 1, 5
 NO_ROUTE, PORT_UNREACHABLE, HOST_UNREACHABLE = 0, 1, 2
 _FIRST, _SECOND, _VERDICT = 1, 2, 0
-_META_MARK, _META_NFPROTO, _META_L4PROTO = 3, 15, 16
+_META_MARK, _META_OIF, _META_NFPROTO, _META_L4PROTO = 3, 5, 15, 16
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _SOCKET_WILDCARD = 2
 _REJECT_TCP_RESET, _REJECT_ICMPX = 1, 2
-_TCP_FLAGS_OFFSET, _SYN, _FIN_SYN_RST_ACK = 13, b"\x02", b"\x17"
+_TCP_FLAGS_OFFSET, _SYN, _RST, _FIN_SYN_RST_ACK = 13, b"\x02", b"\x04", b"\x17"
 _PROTOCOLS: dict[int, int] = {socket.AF_INET: k.NFPROTO_IPV4, socket.AF_INET6: k.NFPROTO_IPV6}
 
 
@@ -49,24 +49,22 @@ def mark(value: int) -> Expressions:
     return _meta(_META_MARK) + _compare(EQUAL, struct.pack("=I", value))
 
 
+def outgoing(interface: int) -> Expressions:
+    """Match packets that go out by the interface of that index."""
+    return _meta(_META_OIF) + _compare(EQUAL, struct.pack("=I", interface))
+
+
 def protocol(number: int, operator: int = EQUAL) -> Expressions:
     return _meta(_META_L4PROTO) + _compare(operator, bytes([number]))
 
 
 def syn(operator: int = EQUAL) -> Expressions:
     """Match a TCP segment that opens a connection (or, NOT_EQUAL, any other)."""
-    return (
-        _payload(_TRANSPORT_HEADER, _TCP_FLAGS_OFFSET, 1)
-        + _expression(
-            "bitwise",
-            sreg=_FIRST,
-            dreg=_FIRST,
-            len=1,
-            mask=_value(_FIN_SYN_RST_ACK),
-            xor=_value(b"\0"),
-        )
-        + _compare(operator, _SYN)
-    )
+    return _tcp_flags(_FIN_SYN_RST_ACK) + _compare(operator, _SYN)
+
+
+def reset() -> Expressions:
+    return protocol(socket.IPPROTO_TCP) + _tcp_flags(_RST) + _compare(EQUAL, _RST)
 
 
 def destination(family: int, prefix: str, size: int = 0) -> Expressions:
@@ -112,6 +110,11 @@ def queue_target(number: int) -> Expressions:
     """Do the same through the xt target NFQUEUE, revision 3 (`struct xt_NFQ_info_v3`)."""
     info = struct.pack("=HHHxx", number, 1, k.NFQ_FLAG_BYPASS)
     return _expression("target", name="NFQUEUE", rev=3, info=info)
+
+
+def _tcp_flags(mask: bytes) -> Expressions:
+    fields = {"sreg": _FIRST, "dreg": _FIRST, "len": 1, "mask": _value(mask), "xor": _value(b"\0")}
+    return _payload(_TRANSPORT_HEADER, _TCP_FLAGS_OFFSET, 1) + _expression("bitwise", **fields)
 
 
 def _family(family: int) -> Expressions:

@@ -11,6 +11,8 @@
 4. Whatever the kernel sends that is not understood is let through, not dropped. Nothing here raises
    on strange bytes.
 5. `Pending` decides and has no socket; `Gate` is its edge.
+6. "Host unreachable" is an ICMP error of ours (icmp.py), and the SYN is dropped: also each
+   retransmission, since a client that is still in connect(2) only takes note of the first.
 
 Kernel: include/uapi/linux/netfilter/nfnetlink_queue.h. Tests: test_gate.py (pure), test_tproxy.py.
 """
@@ -96,13 +98,16 @@ class Pending:
         return len(self._waiting)
 
     def arrive(self, number: int, packet: bytes) -> tuple[Syn | None, Verdict | None]:
-        """Take in a packet: a SYN to ask about, a verdict to give now, or (None, None) to wait."""
+        """Take in a packet: a SYN to ask about, a verdict to give now, or (None, None) to wait.
+
+        A verdict comes with its SYN, if it is one.
+        """
         syn = parse_syn(packet)
         if syn is None:
             return None, Verdict.ACCEPT
         known = self._answered.get(syn)
         if known is not None:
-            return None, known
+            return syn, known
         numbers = self._waiting.setdefault(syn, [])
         numbers.append(number)
         return (syn, None) if len(numbers) == 1 else (None, None)
@@ -120,9 +125,10 @@ class Pending:
 class Gate:
     """The queue of one namespace. Made inside it, used on the loop's thread."""
 
-    def __init__(self, namespace: int) -> None:
+    def __init__(self, namespace: int, unreachable: Callable[[Syn], None]) -> None:
         self.namespace = namespace
         self.pending = Pending()
+        self._unreachable = unreachable
         self._socket: socket.socket = _open_queue()
 
     def fileno(self) -> int:
@@ -143,18 +149,21 @@ class Gate:
     def _take(self, number: int, packet: bytes, ask: Callable[[Connecting], None]) -> None:
         syn, verdict = self.pending.arrive(number, packet)
         if verdict is not None:
-            self._send(number, verdict)
+            self._settle(number, verdict, syn)
         elif syn is not None:
             ask(Connecting(self.namespace, syn.client, syn.server, self._answerer(syn)))
 
     def _answerer(self, syn: Syn) -> Callable[[Verdict], None]:
         def answer(verdict: Verdict) -> None:
             for number in self.pending.answer(syn, verdict):
-                self._send(number, verdict)
+                self._settle(number, verdict, syn)
 
         return answer
 
-    def _send(self, number: int, verdict: Verdict) -> None:
+    def _settle(self, number: int, verdict: Verdict, syn: Syn | None) -> None:
+        if verdict is Verdict.UNREACHABLE and syn is not None:
+            self._unreachable(syn)
+            verdict = Verdict.DROP
         with suppress(OSError):  # closed since: the kernel has dropped what waited
             self._socket.send(encode_verdict(number, verdict))
 

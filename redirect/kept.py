@@ -77,10 +77,7 @@ def _folder() -> str | None:
 def _versions() -> str:
     """Return a name for the files that decide what is encoded."""
     here = os.path.dirname(os.path.abspath(__file__))
-    ours = [
-        os.path.join(here, f"{name}.py")
-        for name in ("expressions", "kernel", "plumbing", "ruleset")
-    ]
+    ours = [os.path.join(here, f"{name}.py") for name in ("expressions", "kernel", "ruleset")]
     spec = importlib.util.find_spec("pyroute2")
     return _name([*ours, *([spec.origin] if spec and spec.origin else [])])
 

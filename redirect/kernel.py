@@ -38,6 +38,7 @@ NFPROTO_IPV6 = 10
 NF_DROP = 0
 NF_ACCEPT = 1
 NF_INET_PRE_ROUTING = 0
+NF_INET_LOCAL_OUT = 3
 NF_IP_PRI_MANGLE = -150
 
 # include/uapi/linux/netfilter/nfnetlink_queue.h
@@ -77,16 +78,37 @@ INET_DIAG_MARK = 15
 TCP_TIME_WAIT = 6
 TCP_ALL_STATES = 0xFFF
 
-# include/uapi/linux/if_addr.h, rtnetlink.h, if.h
+# include/uapi/linux/if_addr.h, if_link.h, rtnetlink.h, fib_rules.h, if.h
 IFA_F_NODAD = 0x02
+IFA_F_DADFAILED = 0x08
+IFA_F_TENTATIVE = 0x40
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
 IFF_UP = 0x1
+IFLA_IFNAME = 3
+IFLA_LINKINFO = 18
+IFLA_INFO_KIND = 1
+FRA_PRIORITY = 6
+FRA_IP_PROTO = 22
+FR_ACT_TO_TBL = 1
+FR_ACT_UNREACHABLE = 7
+RT_TABLE_MAIN = 254
 RT_TABLE_LOCAL = 255
+RTN_UNICAST = 1
 RTN_LOCAL = 2
+RTA_DST = 1
+RTA_OIF = 4
+RTA_GATEWAY = 5
+RTA_PREFSRC = 7
 RTPROT_STATIC = 4
+RT_SCOPE_UNIVERSE = 0
+RT_SCOPE_LINK = 253
 RT_SCOPE_HOST = 254
 RTM_NEWLINK = 16
 RTM_NEWADDR = 20
+RTM_GETADDR = 22
 RTM_NEWROUTE = 24
+RTM_NEWRULE = 32
 LOOPBACK_INDEX = 1
 
 # include/uapi/linux/sched.h
@@ -98,8 +120,19 @@ ENGINE_MARK = 0x6E6574CA
 """SO_MARK of every socket that the engine makes inside a namespace: neither gated nor captured."""
 
 QUEUE_NUMBER = 7
+CAPTURE_TABLE = 100
+"""The routing table in which every address is local."""
+
+LINK_INDEX = 27
+"""Of eth0, which leads nowhere: an index that no fallback tunnel device has taken."""
+
 OWN_V4 = "192.0.2.1"
 OWN_V6 = "2001:db8::1"
+GATEWAY_V4 = "192.0.2.254"
+GATEWAY_V6 = "2001:db8::fffe"
+RESOLVER_V4 = "192.0.2.53"
+"""The name server of `resolv.conf` (`sandbox/resolver.py`)."""
+
 LISTENER_V4 = ("127.255.255.254", 65027)
 LISTENER_V6 = ("100::1", 65027)
 """Where the transparent sockets are bound: what nobody dials (100::/64 is discard-only, RFC 6666),

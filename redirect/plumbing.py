@@ -1,51 +1,110 @@
-"""Makes every address local to a namespace: addresses, routes and sysctls.
+"""Makes a namespace look like a machine's network, all of whose ways lead back to us.
 
-1. `lo` comes up and gets a documentation address of each family (RFC 5737, RFC 3849): without one
-   that is not loopback, AI_ADDRCONFIG hides the family from getaddrinfo.
-2. `local default dev lo` makes every address ours (AnyIP), so each packet that is sent comes back
-   on `lo`.
-3. A kernel without IPv6 gets IPv4 only; whatever else fails is an `EnvironmentProblem`.
+1. Beside `lo` there is `eth0`: what asks whether the machine is online looks for an interface that
+   is up, has an address and is not loopback. Nothing is behind it. A kernel that has neither of
+   `LINKS` gets `lo` only.
+2. The addresses are one of documentation of each family (RFC 5737, RFC 3849), without which
+   AI_ADDRCONFIG hides the family from getaddrinfo, and the machine's own, which a test may bind.
+3. A route is looked for among local addresses, then by two rules of ours: for ICMP in table `main`,
+   where eth0 is the way to everything; else in a table in which every address is local (AnyIP), so
+   that each packet comes back on `lo`. That table is not `local` itself: bind(2) looks there only,
+   and so refuses an address that is not ours, as it should.
+4. What takes eth0 all the same (ICMP, a socket bound to it) is refused (ruleset.py, "outgoing");
+   multicast and broadcast are heard by members in the namespace.
+5. The name server's address is local, so that lookups are refused at once without the engine.
+6. A kernel without IPv6 gets IPv4 only; whatever else fails is an `EnvironmentProblem`.
 
-Tests: test_kernel_facts.py, test_tproxy.py.
+Messages are encoded here: what they hold differs from machine to machine, and pyroute2 takes longer
+to import than all else at start-up. Kernel: rtnetlink(7), fib_rules.h. Tests: test_plumbing.py,
+test_kernel_facts.py.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.redirect import kernel as k
-from pytest_netcapture.redirect.kept import kept
-from pytest_netcapture.redirect.netlink import reason, transact
+from pytest_netcapture.redirect.netlink import attribute, message, reason, transact
 
-_STEPS = (
-    "bring lo up",
-    f"add {k.OWN_V4} to lo",
-    "route every IPv4 address to lo",
-    f"add {k.OWN_V6} to lo",
-    "route every IPv6 address to lo",
+LINKS = ("dummy", "ifb")
+"""Kinds of interface that swallow what they are given, the most common first."""
+
+_V4, _V6 = socket.AF_INET, socket.AF_INET6
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_RULE = struct.Struct("=BBBBBxxBI")
+_NUMBER = struct.Struct("=I")
+_ICMP_RULE, _CAPTURE_RULE = 100, 101
+
+
+class _Family(NamedTuple):
+    """What one family is given."""
+
+    name: str
+    number: int
+    bits: int
+    own: str
+    length: int
+    """Bits of the network of `own`."""
+    gateway: str
+    icmp: int
+    host: int
+    """The scope of a local route: IPv6 has none."""
+
+
+_FAMILIES = (
+    _Family("IPv4", _V4, 32, k.OWN_V4, 24, k.GATEWAY_V4, socket.IPPROTO_ICMP, k.RT_SCOPE_HOST),
+    _Family("IPv6", _V6, 128, k.OWN_V6, 64, k.GATEWAY_V6, socket.IPPROTO_ICMPV6, 0),
 )
-_FIRST_V6_STEP = 3
 
 
-def lay() -> bool:
-    """Set up the calling thread's namespace; tell whether it has IPv6."""
+class _Kind(NamedTuple):
+    """What a route does."""
+
+    type: int
+    scope: int
+    interface: int
+
+
+class Laid(NamedTuple):
+    """What the namespace has got; `link` is the kind of its interface, "" for none."""
+
+    ipv6: bool
+    link: str
+
+
+class _Step(NamedTuple):
+    """One message. What is not `needed` may fail: an address that is there already."""
+
+    what: str
+    data: bytes
+    family: int
+    needed: bool = True
+
+
+def lay(addresses: tuple[str, ...] = (), links: tuple[str, ...] = LINKS) -> Laid:
+    """Set up the calling thread's namespace; `addresses` are the machine's own."""
     ipv6 = _has_ipv6()
     _write_sysctls(ipv6=ipv6)
-    failed = transact(k.NETLINK_ROUTE, _batch(ipv6=ipv6))
-    for step, number in failed:
-        if step >= _FIRST_V6_STEP:
-            ipv6 = False
-        else:
+    link = next((kind for kind in links if not transact(k.NETLINK_ROUTE, _new_link(kind))), "")
+    steps = _steps(addresses, ipv6=ipv6, link=bool(link))
+    for at, number in transact(k.NETLINK_ROUTE, b"".join(step.data for step in steps)):
+        step = steps[at]
+        if step.needed and step.family == _V4:
             raise EnvironmentProblem(
-                f"tproxy: cannot {_STEPS[step]} in a new network namespace: {reason(number)}",
+                f"tproxy: cannot {step.what} in a new network namespace: {reason(number)}",
                 cure="the engine needs CAP_NET_ADMIN in the namespace's user namespace",
                 slug="docs/limits.md#tproxy",
             )
-    return ipv6
+        ipv6 = ipv6 and not step.needed
+    return Laid(ipv6, link)
 
 
 def _has_ipv6() -> bool:
@@ -60,7 +119,8 @@ def _write_sysctls(*, ipv6: bool) -> None:
     """Write what can be written: in some containers /proc/sys is read-only.
 
     So that a test may bind port 80, ping works without privilege, as it does by default on most
-    distributions, and IPv6 is there on a host that hands on `disable_ipv6` to new namespaces.
+    distributions, IPv6 is there on a host that hands on `disable_ipv6` to new namespaces, and eth0
+    does not look for neighbours to have an address of its own.
     """
     group = os.getgid()
     _write("ipv4/ip_unprivileged_port_start", "0")
@@ -68,6 +128,7 @@ def _write_sysctls(*, ipv6: bool) -> None:
     if ipv6:
         _write("ipv6/conf/all/disable_ipv6", "0")
         _write("ipv6/conf/lo/disable_ipv6", "0")
+        _write("ipv6/conf/default/addr_gen_mode", "1")
 
 
 def _write(name: str, value: str) -> None:
@@ -83,52 +144,98 @@ def _write(name: str, value: str) -> None:
         os.close(descriptor)
 
 
-@lru_cache(maxsize=2)
-def _batch(*, ipv6: bool) -> bytes:
-    return kept(f"addresses-{4 + 2 * ipv6}", lambda: _encoded(ipv6=ipv6))
+@lru_cache(maxsize=4)
+def _steps(addresses: tuple[str, ...], *, ipv6: bool, link: bool) -> list[_Step]:
+    """Return what is to be done, in order; a step's place is its message's sequence number."""
+    steps = [_Step("bring lo up", _link(k.LOOPBACK_INDEX), _V4)]
+    families = _FAMILIES[: 1 + ipv6]
+    for family in families:
+        found = _addresses(family, link=link)
+        steps += [_Step(what, data, family.number) for what, data in found]
+    index = k.LINK_INDEX if link else k.LOOPBACK_INDEX
+    for address in addresses:
+        family = _FAMILIES[":" in address]
+        if family in families:
+            data = _address(family, address, family.bits, index)
+            steps.append(_Step(f"add {address}", data, family.number, needed=False))
+    return [step._replace(data=_numbered(step.data, at)) for at, step in enumerate(steps)]
 
 
-def _encoded(*, ipv6: bool) -> bytes:
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
-    link = ifinfmsg()
-    link["index"], link["flags"], link["change"] = k.LOOPBACK_INDEX, k.IFF_UP, k.IFF_UP
-    messages = [
-        (k.RTM_NEWLINK, link),
-        (k.RTM_NEWADDR, _address(socket.AF_INET, k.OWN_V4, 32)),
-        (k.RTM_NEWROUTE, _route(socket.AF_INET, k.OWN_V4)),
-    ]
-    if ipv6:
-        messages.append((k.RTM_NEWADDR, _address(socket.AF_INET6, k.OWN_V6, 128)))
-        messages.append((k.RTM_NEWROUTE, _route(socket.AF_INET6, k.OWN_V6)))
-    return b"".join(_encode(m, kind, step) for step, (kind, m) in enumerate(messages))
-
-
-def _address(family: int, address: str, length: int) -> Any:
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-
-    message = ifaddrmsg()
-    message["family"], message["prefixlen"] = family, length
-    message["index"], message["scope"] = k.LOOPBACK_INDEX, 0
-    message["flags"] = k.IFA_F_NODAD if family == socket.AF_INET6 else 0
-    message["attrs"] = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    return message
+def _addresses(family: _Family, *, link: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield what rules 2, 3 and 5 ask for in one family."""
+    name, own = family.name, family.own
+    if link:
+        yield f"add {own} to eth0", _address(family, own, family.length, k.LINK_INDEX)
+        yield f"route {name} to eth0", _out(family, k.RT_TABLE_MAIN, gateway=family.gateway)
+        yield f"add a rule for {name}'s ICMP", _rule(family, _ICMP_RULE, k.RT_TABLE_MAIN)
+    else:
+        yield f"add {own} to lo", _address(family, own, family.bits, k.LOOPBACK_INDEX)
+        yield f"add a rule for {name}'s ICMP", _rule(family, _ICMP_RULE, 0)
+    if family.number == _V4:
+        yield f"make {k.RESOLVER_V4} local", _local(family, k.RT_TABLE_LOCAL, k.RESOLVER_V4)
+        if link:  # IPv6 has such a route by itself
+            yield "route multicast to eth0", _out(family, k.CAPTURE_TABLE, ("224.0.0.0", 3))
+    yield f"make every {name} address local", _local(family, k.CAPTURE_TABLE)
+    yield f"add a rule for {name}", _rule(family, _CAPTURE_RULE, k.CAPTURE_TABLE)
 
 
-def _route(family: int, source: str) -> Any:
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-    message = rtmsg()
-    message["family"], message["table"] = family, k.RT_TABLE_LOCAL
-    message["type"], message["proto"] = k.RTN_LOCAL, k.RTPROT_STATIC
-    message["scope"] = k.RT_SCOPE_HOST if family == socket.AF_INET else 0
-    message["attrs"] = [("RTA_OIF", k.LOOPBACK_INDEX), ("RTA_PREFSRC", source)]
-    return message
+def _new_link(kind: str) -> bytes:
+    info = attribute(k.IFLA_INFO_KIND, kind.encode())
+    name = attribute(k.IFLA_IFNAME, b"eth0\0")
+    return _link(k.LINK_INDEX, name + attribute(k.IFLA_LINKINFO, info))
 
 
-def _encode(message: Any, kind: int, step: int) -> bytes:
-    message["header"]["type"] = kind
-    message["header"]["flags"] = k.NLM_F_REQUEST | k.NLM_F_CREATE
-    message["header"]["sequence_number"] = step
-    message.encode()
-    return bytes(message.data)
+def _link(index: int, attributes: bytes = b"") -> bytes:
+    head = _LINK.pack(socket.AF_UNSPEC, 0, index, k.IFF_UP, k.IFF_UP)
+    return message(k.RTM_NEWLINK, head + attributes, flags=k.NLM_F_CREATE)
+
+
+def _address(family: _Family, address: str, length: int, index: int) -> bytes:
+    flags = k.IFA_F_NODAD if family.number == _V6 else 0
+    head = _ADDRESS.pack(family.number, length, flags, k.RT_SCOPE_UNIVERSE, index)
+    packed = socket.inet_pton(family.number, address)
+    both = attribute(k.IFA_LOCAL, packed) + attribute(k.IFA_ADDRESS, packed)
+    return message(k.RTM_NEWADDR, head + both, flags=k.NLM_F_CREATE)
+
+
+def _local(family: _Family, table: int, target: str = "") -> bytes:
+    """Make `target`, or every address, one of ours."""
+    kind = _Kind(k.RTN_LOCAL, family.host, k.LOOPBACK_INDEX)
+    return _route(family, table, kind, (target, family.bits) if target else ("", 0))
+
+
+def _out(
+    family: _Family, table: int, target: tuple[str, int] = ("", 0), *, gateway: str = ""
+) -> bytes:
+    """Route `target`, or everything, out of eth0."""
+    scope = k.RT_SCOPE_UNIVERSE if gateway else k.RT_SCOPE_LINK
+    return _route(family, table, _Kind(k.RTN_UNICAST, scope, k.LINK_INDEX), target, gateway)
+
+
+def _route(
+    family: _Family, table: int, kind: _Kind, target: tuple[str, int], gateway: str = ""
+) -> bytes:
+    number, (prefix, length) = family.number, target
+    head = _ROUTE.pack(number, length, 0, 0, table, k.RTPROT_STATIC, kind.scope, kind.type, 0)
+    body = attribute(k.RTA_OIF, _NUMBER.pack(kind.interface))
+    body += attribute(k.RTA_PREFSRC, socket.inet_pton(number, family.own))
+    if prefix:
+        body += attribute(k.RTA_DST, socket.inet_pton(number, prefix))
+    if gateway:
+        body += attribute(k.RTA_GATEWAY, socket.inet_pton(number, gateway))
+    return message(k.RTM_NEWROUTE, head + body, flags=k.NLM_F_CREATE)
+
+
+def _rule(family: _Family, priority: int, table: int) -> bytes:
+    """Look all packets, or with _ICMP_RULE those of ICMP, up in `table` (0: unreachable)."""
+    action = k.FR_ACT_TO_TBL if table else k.FR_ACT_UNREACHABLE
+    body = _RULE.pack(family.number, 0, 0, 0, table, action, 0)
+    body += attribute(k.FRA_PRIORITY, _NUMBER.pack(priority))
+    if priority == _ICMP_RULE:
+        body += attribute(k.FRA_IP_PROTO, bytes([family.icmp]))
+    return message(k.RTM_NEWRULE, body, flags=k.NLM_F_CREATE)
+
+
+def _numbered(data: bytes, sequence: int) -> bytes:
+    """Return the message with a sequence number (struct nlmsghdr)."""
+    return data[:8] + _NUMBER.pack(sequence) + data[12:]

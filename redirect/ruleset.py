@@ -5,8 +5,8 @@ prerouting hook on `lo`. Three chains there, in this order:
 
 1. *gate* hands a TCP SYN that no socket of the namespace wants to the engine's queue. `bypass`:
    with nobody at the queue it passes, so a dead engine holds nobody up.
-2. *verdict* turns the packet mark that the queue's verdict left into a reset, silence, or an ICMP
-   error. It is a chain of its own since a queued packet resumes at the next one.
+2. *verdict* turns the packet mark that the queue's verdict left into a reset or silence. It is a
+   chain of its own since a queued packet resumes at the next one.
 3. *capture* lets local traffic through and gives the rest to the engine's transparent sockets. What
    they do not take (they are gone) is refused.
 
@@ -25,8 +25,11 @@ those out.
    itself.
 
 7. TCP is refused by a reset, never by an ICMP error: one that comes while `connect` still holds the
-   socket is only noted, and `connect` fails at the first retransmission, 1 s later (tcp_v6_err). A
-   queued SYN comes back when `connect` has let go, so "host unreachable" is quick all the same.
+   socket is only noted, and `connect` fails at the first retransmission, 1 s later (tcp_v6_err).
+8. A fourth chain, *outgoing*, refuses what would leave by eth0, behind which nobody is: ICMP to
+   others (ping says "host unreachable"), and sockets that are bound to it. The reset reaches such a
+   socket since it takes over the interface that the refused segment was bound to; the `socket`
+   expression does not know that, so resets that it finds no socket for pass.
 
 Tests: test_kernel_facts.py for the kernel's part, test_tproxy.py for each rule.
 """
@@ -48,8 +51,13 @@ TABLE = "netcapture"
 NATIVE, COMPAT, NO_GATE = "queue", "target", ""
 """How the gate reaches the queue: the `queue` expression, the xt target NFQUEUE, or not at all."""
 
-CHAINS = {"gate": -20, "verdict": -10, "capture": 0}
-"""Each chain's priority, from mangle on."""
+CHAINS = {
+    "gate": (k.NF_INET_PRE_ROUTING, -20),
+    "verdict": (k.NF_INET_PRE_ROUTING, -10),
+    "capture": (k.NF_INET_PRE_ROUTING, 0),
+    "outgoing": (k.NF_INET_LOCAL_OUT, 0),
+}
+"""Each chain's hook and priority, from mangle on."""
 
 QUEUE_MODULES = {NATIVE: "nft_queue", COMPAT: "nft_compat, xt_NFQUEUE"}
 _LISTENERS: dict[int, tuple[str, int]] = {
@@ -80,7 +88,7 @@ class Batch:
 def rules(gate: str, *, ipv6: bool) -> list[Rule]:
     """Return all rules in order; `gate` is NATIVE, COMPAT or NO_GATE."""
     families = (_V4, _V6) if ipv6 else (_V4,)
-    return [*(_gate(gate, families) if gate else ()), *_capture(families)]
+    return [*(_gate(gate, families) if gate else ()), *_capture(families), *_outgoing(families)]
 
 
 def _gate(gate: str, families: tuple[int, ...]) -> Iterator[Rule]:
@@ -93,10 +101,8 @@ def _gate(gate: str, families: tuple[int, ...]) -> Iterator[Rule]:
     yield from _local("gate", families)
     yield Rule("gate", "queue other SYNs", queue(k.QUEUE_NUMBER), QUEUE_MODULES[gate])
     refuse = x.mark(Verdict.REFUSE) + tcp + x.reject_reset()
-    unreachable = x.mark(Verdict.UNREACHABLE) + x.reject_icmp(x.HOST_UNREACHABLE)
     yield Rule("verdict", "refuse", refuse, "nft_reject_inet")
     yield Rule("verdict", "drop", x.mark(Verdict.DROP) + x.drop())
-    yield Rule("verdict", "host unreachable", unreachable, "nft_reject_inet")
 
 
 def _capture(families: tuple[int, ...]) -> Iterator[Rule]:
@@ -110,6 +116,7 @@ def _capture(families: tuple[int, ...]) -> Iterator[Rule]:
     yield from _local("capture", families)
     for family in families:
         yield Rule("capture", "pass multicast", x.multicast(family) + x.accept())
+    yield Rule("capture", "pass resets of refusals", x.reset() + x.accept())
     for family in families:
         what = "tproxy IPv4" if family == _V4 else "tproxy IPv6"
         yield Rule("capture", what, x.tproxy(family, _LISTENERS[family]), "nft_tproxy")
@@ -117,6 +124,15 @@ def _capture(families: tuple[int, ...]) -> Iterator[Rule]:
     datagram = x.protocol(socket.IPPROTO_UDP) + x.reject_icmp(x.PORT_UNREACHABLE)
     yield Rule("capture", "refuse SYNs without engine", syn, "nft_reject_inet")
     yield Rule("capture", "refuse datagrams without engine", datagram, "nft_reject_inet")
+
+
+def _outgoing(families: tuple[int, ...]) -> Iterator[Rule]:
+    yield Rule("outgoing", "pass what comes back", x.outgoing(k.LOOPBACK_INDEX) + x.accept())
+    for family in families:
+        yield Rule("outgoing", "pass multicast", x.multicast(family) + x.accept())
+    segment = x.protocol(socket.IPPROTO_TCP) + x.reject_reset()
+    yield Rule("outgoing", "refuse TCP", segment, "nft_reject_inet")
+    yield Rule("outgoing", "refuse others", x.reject_icmp(x.HOST_UNREACHABLE), "nft_reject_inet")
 
 
 def _local(chain: str, families: tuple[int, ...]) -> Iterator[Rule]:
@@ -159,10 +175,10 @@ def _table(nft: Any) -> Any:
 
 
 def _chain(nft: Any, name: str) -> Any:
-    priority = k.NF_IP_PRI_MANGLE + CHAINS[name]
+    number, priority = CHAINS[name]
     hook = [
-        ("NFTA_HOOK_HOOKNUM", k.NF_INET_PRE_ROUTING),
-        ("NFTA_HOOK_PRIORITY", priority),
+        ("NFTA_HOOK_HOOKNUM", number),
+        ("NFTA_HOOK_PRIORITY", k.NF_IP_PRI_MANGLE + priority),
     ]
     message = nft.nft_chain_msg()
     message["attrs"] = [

@@ -1,12 +1,14 @@
 """The default redirector on Linux: every address is local, and nftables' tproxy does the rest.
 
-1. `attach` makes, inside the namespace, in this order: addresses and routes (plumbing.py), the
-   gate's queue (gate.py), transparent listeners, UDP sockets (datagrams.py), a diagnostic socket
-   (owners.py), and last the rules (ruleset.py). So nothing is captured before somebody is there.
+1. `attach` makes, inside the namespace, in this order: addresses and routes (plumbing.py), ICMP
+   sockets (unreachable.py), the gate's queue (gate.py), transparent listeners, UDP sockets
+   (datagrams.py), a diagnostic socket (owners.py), and last the rules (ruleset.py). So nothing is
+   captured before somebody is there.
 2. The namespace needs nothing else from us: sockets made inside are served by the loop from
    outside.
 3. Between `attach` and `watch`, and while the loop is busy, clients wait in the kernel.
-4. With the engine dead its sockets are closed, and the rules that stay refuse at once.
+4. With the engine dead its sockets are closed, and the rules that stay refuse TCP and name queries
+   at once; other datagrams to IPv4 addresses vanish (icmp.py, rule 3).
 5. Without a queue in the kernel `gates` is False: connections are accepted before they are dialled.
 
 Kernel: Documentation/networking/tproxy.rst. Tests: test_tproxy.py, test_kernel_facts.py.
@@ -28,6 +30,7 @@ from pytest_netcapture.redirect.gate import Gate
 from pytest_netcapture.redirect.owners import Owners
 from pytest_netcapture.redirect.probing import probe
 from pytest_netcapture.redirect.transparent import families, stream_listener
+from pytest_netcapture.redirect.unreachable import Unreachable
 
 __all__ = ["TproxyRedirector", "probe"]
 
@@ -43,6 +46,7 @@ class _Attached:
     listeners: list[socket.socket] = field(default_factory=list)
     gate: Gate | None = None
     datagrams: Datagrams | None = None
+    unreachable: Unreachable | None = None
 
     def close(self, loop: Any) -> None:
         made: list[socket.socket | Gate] = [*self.listeners]
@@ -54,6 +58,8 @@ class _Attached:
             conn.close()
         if self.datagrams is not None:
             self.datagrams.close()
+        if self.unreachable is not None:
+            self.unreachable.close()
 
 
 class TproxyRedirector:
@@ -63,10 +69,16 @@ class TproxyRedirector:
     """
 
     name = "tproxy"
+    isolates = True
 
-    def __init__(self, *, udp_idle: int = IDLE) -> None:
-        """Forget a UDP flow after `udp_idle` nanoseconds of silence."""
+    def __init__(self, *, addresses: tuple[str, ...] = (), udp_idle: int = IDLE) -> None:
+        """Forget a UDP flow after `udp_idle` nanoseconds of silence.
+
+        `addresses` are the machine's own, which are there in each namespace, too.
+        """
         self.gates = True
+        self._addresses = addresses
+        self._links: tuple[str, ...] = plumbing.LINKS
         self._udp_idle = udp_idle
         self.owners = Owners()
         self._way = ruleset.NATIVE
@@ -91,6 +103,16 @@ class TproxyRedirector:
         if attached.gate is not None:
             loop.add_reader(attached.gate.fileno(), attached.gate.read, sink.connecting)
 
+    def drain(self, namespace: Namespace) -> None:
+        attached = self._attached.get(namespace.id)
+        if attached is not None and attached.datagrams is not None:
+            attached.datagrams.drain()
+
+    def renew(self, namespace: Namespace) -> None:
+        attached = self._attached.get(namespace.id)
+        if attached is not None and attached.datagrams is not None:
+            attached.datagrams.flows.clear()
+
     def detach(self, namespace: Namespace) -> None:
         self._detach(namespace.id)
 
@@ -107,7 +129,8 @@ class TproxyRedirector:
     def _attach_here(self, number: int) -> None:
         attached = _Attached()
         try:
-            ipv6 = plumbing.lay()
+            ipv6, link = plumbing.lay(self._addresses, self._links)
+            self._links = (link,) if link else ()  # of the first namespace: no need to try others
             self._make_sockets(number, attached, ipv6=ipv6)
             self._way = install(self._way, ipv6=ipv6)
         except BaseException:
@@ -121,13 +144,14 @@ class TproxyRedirector:
         self._attached[number] = attached
 
     def _make_sockets(self, number: int, attached: _Attached, *, ipv6: bool) -> None:
+        unreachable = attached.unreachable = Unreachable(ipv6=ipv6)
         if self._way != ruleset.NO_GATE:
-            attached.gate = _gate(number)
+            attached.gate = _gate(number, unreachable)
             if attached.gate is None:
                 self._way = ruleset.NO_GATE
         for family in families(ipv6=ipv6):
             attached.listeners.append(stream_listener(family))
-        attached.datagrams = Datagrams(number, ipv6=ipv6, idle=self._udp_idle)
+        attached.datagrams = Datagrams(number, unreachable, ipv6=ipv6, idle=self._udp_idle)
         self.owners.attach_here(number)
 
     def _accept(self, number: int, listener: socket.socket, sink: Sink) -> None:
@@ -178,8 +202,8 @@ def install(way: str, *, ipv6: bool) -> str:
     )
 
 
-def _gate(number: int) -> Gate | None:
+def _gate(number: int, unreachable: Unreachable) -> Gate | None:
     try:
-        return Gate(number)
+        return Gate(number, unreachable.host)
     except (EnvironmentProblem, OSError):
         return None

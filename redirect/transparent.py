@@ -6,16 +6,19 @@
 2. IP_TRANSPARENT lets tproxy give a socket packets for any address (tproxy.rst); it takes
    CAP_NET_ADMIN or CAP_NET_RAW in the namespace's user namespace.
 3. A socket that cannot be made whole is closed before the error leaves.
+4. A raw one sends as from any address by a control message, and may be used outside as well.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.redirect import kernel as k
+from pytest_netcapture.redirect.base import Address
 from pytest_netcapture.redirect.netlink import reason
 
 BACKLOG = 4096
@@ -65,6 +68,25 @@ def icmp_sender(family: int) -> socket.socket:
     with _transparent(family, socket.SOCK_RAW, protocol) as conn:
         conn.bind((_address(family)[0], 0))
         return conn
+
+
+def send_as(
+    senders: dict[int, socket.socket], server: Address, client: Address, data: bytes
+) -> None:
+    """Send `data` to the client as from the server, through the raw socket of their family."""
+    family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+    sender = senders.get(family)
+    if sender is not None:
+        with suppress(OSError):  # lost, as datagrams may be
+            sender.sendmsg([data], [source_address(family, server[0])], 0, (client[0], 0))
+
+
+def source_address(family: int, address: str) -> tuple[int, int, bytes]:
+    """Return the control message that makes a datagram come from `address`."""
+    packed = socket.inet_pton(family, address)
+    if family == socket.AF_INET:
+        return socket.IPPROTO_IP, k.IP_PKTINFO, struct.pack("=i4s4x", 0, packed)
+    return socket.IPPROTO_IPV6, k.IPV6_PKTINFO, packed + struct.pack("=i", 0)
 
 
 @contextmanager

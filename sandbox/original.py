@@ -21,6 +21,7 @@ class original:  # noqa: N801 - reads as a namespace: original.open(...)
 
     open = staticmethod(os.open)
     read = staticmethod(os.read)
+    pread = staticmethod(os.pread)
     write = staticmethod(os.write)
     close = staticmethod(os.close)
     stat = staticmethod(os.stat)

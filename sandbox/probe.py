@@ -11,14 +11,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.sandbox import capabilities, kernel, mounts, namespaces, refusals
-from pytest_netcapture.sandbox.original import original, write_all, write_file
+from pytest_netcapture.sandbox import (
+    bundles,
+    capabilities,
+    kernel,
+    mounts,
+    namespaces,
+    refusals,
+    trust,
+)
+from pytest_netcapture.sandbox.original import original, read_file, write_all, write_file
 from pytest_netcapture.sandbox.syscalls import mount
 
 TIMEOUT_MS = 5000
@@ -63,13 +72,21 @@ def probe_capabilities() -> Finding:
     return _try("capabilities", _hand_over, "the engine can get its own, tests keep one")
 
 
+def probe_trust() -> Finding:
+    """Cover everything on this machine that lists roots, with one that is among them already."""
+    return _try("trust", _cover, "every list of roots on this machine can be covered")
+
+
 PROBES = (
     probe_user_namespaces,
     probe_mounts,
     probe_overlays,
     probe_network_namespaces,
     probe_capabilities,
+    probe_trust,
 )
+NEEDED = ("user namespaces", "mounts", "network namespaces", "capabilities")
+"""Without these there is no sandbox; without the others something is missing."""
 
 
 def _enter() -> str:
@@ -95,6 +112,28 @@ def _overlay() -> str:
     original.mkdir(f"{directory}/new", 0o755)
     mounts.overlay([f"{directory}/new"], "/etc/ssl")
     return ""
+
+
+def _cover() -> str:
+    roots = list(bundles.original_roots({}))
+    if not roots:
+        return "no list of roots was found on this machine"
+    ca_pem = _first_certificate(read_file(roots[0]))
+    places = trust.find(sys.path, os.environ)  # before the temporary directory is hidden
+    directory = _private_mounts()
+    report = trust.install(ca_pem, directory=directory, places=places, subject_hash="0badcafe")
+    if report.failed:
+        left = "\n".join(f"{path}: {reason}" for path, reason in report.failed)
+        raise EnvironmentProblem(
+            f"{len(report.covered)} places can be covered, but not:\n{left}",
+            cure="clients that read only these do not trust the sandbox: docs/clients.md",
+        )
+    return f"{len(report.covered)} places that list roots can be covered"
+
+
+def _first_certificate(pem: bytes) -> bytes:
+    end = b"-----END CERTIFICATE-----"
+    return pem.partition(end)[0] + end + b"\n"
 
 
 def _private_mounts() -> str:

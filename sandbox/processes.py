@@ -91,12 +91,36 @@ def thread_count() -> int:
     return len(original.listdir("/proc/self/task"))
 
 
+class _LastPid:
+    """An open /proc/loadavg: a test may leave no descriptor to open it with, or close this one."""
+
+    def __init__(self) -> None:
+        self._descriptor = -1
+        self._doubts = 0
+
+    def read(self) -> int:
+        for _ in range(2):
+            try:
+                if self._descriptor < 0:
+                    flags = os.O_RDONLY | os.O_CLOEXEC
+                    self._descriptor = original.open("/proc/loadavg", flags)
+                return int(original.pread(self._descriptor, 64, 0).rpartition(b" ")[2])
+            except (OSError, ValueError):
+                self._descriptor = -1
+        self._doubts -= 1
+        return self._doubts
+
+
+_last = _LastPid()
+
+
 def last_pid() -> int:
     """Return the number given last to a process or thread, in this pid namespace.
 
-    Equal before and after: none was made, by anyone (but for a full turn of pid_max).
+    Equal before and after: none was made, by anyone (but for a full turn of pid_max). Where it
+    cannot be known it is negative, and another one each time.
     """
-    return int(read_file("/proc/loadavg").rpartition(b" ")[2])
+    return _last.read()
 
 
 def children() -> set[int]:

@@ -1,6 +1,6 @@
 """Why the kernel refused a namespace or a mount, and the cure, in words.
 
-1. `explain_*` decide and read nothing: they take the errno and the `Facts`. `gather` reads those.
+1. `explain_*` decide and read nothing: they take the errno and the `Facts` (facts.py).
 2. The first cause that fits the errno and the facts is named. If none does, the message says what
    was tried and what was ruled out, and never guesses.
 3. Sysctls are per machine but `user.max_*_namespaces`, which is per user namespace: in a nested one
@@ -13,57 +13,25 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import NamedTuple
 
 from pytest_netcapture.errors import EnvironmentProblem
+from pytest_netcapture.sandbox.facts import Facts, gather
 from pytest_netcapture.sandbox.kernel import SECCOMP_MODE_FILTER, USER_NAMESPACE_DEPTH
-from pytest_netcapture.sandbox.original import exists, original, read_text
+
+__all__ = [
+    "Facts",
+    "container_cure",
+    "explain_user_namespace",
+    "gather",
+    "namespace_problem",
+    "user_namespace_problem",
+]
 
 SLUG = "docs/limits.md#namespaces"
 _THREAD_CURE = (
     "start pytest without what starts these threads (a debugger, a profiler, a tracer), or let "
     "`netcapture run -- pytest ...` enter the sandbox before pytest starts"
 )
-
-
-class Facts(NamedTuple):
-    """What this machine says about itself. NamedTuple: a dataclass costs start-up time.
-
-    A sysctl is None where it does not exist. `threads` are the names of those beside the caller.
-    """
-
-    threads: tuple[str, ...] = ()
-    max_user_namespaces: int | None = None
-    max_mnt_namespaces: int | None = None
-    max_net_namespaces: int | None = None
-    unprivileged_userns_clone: int | None = None
-    apparmor_restrict: int | None = None
-    apparmor_label: str = ""
-    selinux_enforcing: bool = False
-    seccomp: int = 0
-    container: str = ""
-    chrooted: bool = False
-    user_namespaces_built: bool = True
-    kernel: str = ""
-
-
-def gather() -> Facts:
-    """Read the facts. Quick (some fifteen small files), but only called when something failed."""
-    return Facts(
-        threads=other_threads(),
-        max_user_namespaces=_sysctl("user/max_user_namespaces"),
-        max_mnt_namespaces=_sysctl("user/max_mnt_namespaces"),
-        max_net_namespaces=_sysctl("user/max_net_namespaces"),
-        unprivileged_userns_clone=_sysctl("kernel/unprivileged_userns_clone"),
-        apparmor_restrict=_sysctl("kernel/apparmor_restrict_unprivileged_userns"),
-        apparmor_label=apparmor_label(),
-        selinux_enforcing=read_text("/sys/fs/selinux/enforce") == "1",
-        seccomp=int(_status("Seccomp") or 0),
-        container=container(),
-        chrooted=_chrooted(),
-        user_namespaces_built=exists("/proc/self/ns/user"),
-        kernel=read_text("/proc/version") or "",
-    )
 
 
 def user_namespace_problem(number: int, facts: Facts) -> EnvironmentProblem:
@@ -74,7 +42,7 @@ def user_namespace_problem(number: int, facts: Facts) -> EnvironmentProblem:
 
 def explain_user_namespace(number: int, facts: Facts) -> tuple[str, str]:
     """Return (cause, cure)."""
-    if _is_wsl1(facts) or "gVisor" in facts.kernel:
+    if facts.wsl == 1 or facts.gvisor:
         return (
             "this kernel only imitates Linux's namespaces",
             "run where a Linux kernel of its own does (a virtual machine, WSL2)",
@@ -118,35 +86,6 @@ def namespace_problem(kind: str, number: int, facts: Facts) -> EnvironmentProble
     return _problem(what, *_explain_filter(facts))
 
 
-def other_threads() -> tuple[str, ...]:
-    """Name the threads of this process beside the calling one, Python's by their Python names."""
-    threading = sys.modules.get("threading")
-    known = {t.native_id: t.name for t in threading.enumerate()} if threading else {}
-    own = os.path.basename(original.readlink("/proc/thread-self"))
-    names = []
-    for task in sorted(original.listdir("/proc/self/task"), key=int):
-        if task != own:
-            native = read_text(f"/proc/self/task/{task}/comm") or "?"
-            names.append(known.get(int(task)) or f"{native} (native)")
-    return tuple(names)
-
-
-def apparmor_label() -> str:
-    """Return the AppArmor profile of this process, or "" without AppArmor."""
-    return read_text("/proc/self/attr/apparmor/current") or ""
-
-
-def container() -> str:
-    """Name the container runtime around this process, or ""."""
-    if exists("/.dockerenv"):
-        return "Docker"
-    if exists("/run/.containerenv"):
-        return "Podman"
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return "Kubernetes"
-    return ""
-
-
 def _explain_einval(facts: Facts) -> tuple[str, str]:
     if facts.threads:
         count = len(facts.threads)
@@ -178,6 +117,26 @@ def _explain_limit(short: str, limit: int | None) -> tuple[str, str]:
     )
 
 
+def container_cure(facts: Facts) -> str:
+    """Return what lets this container make namespaces, in the words of what starts it."""
+    options = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+    if facts.ci == "GitHub Actions" and facts.container:
+        return f"in the job: container: {{ options: {options} }}"
+    if facts.ci == "GitLab CI" and facts.container != "Kubernetes":
+        return (
+            "in the runner's config.toml, [runners.docker]: "
+            'security_opt = ["seccomp:unconfined", "apparmor:unconfined"]'
+        )
+    if facts.container == "Kubernetes":
+        return (
+            "in the container: securityContext: { seccompProfile: { type: Unconfined }, "
+            "appArmorProfile: { type: Unconfined } }"
+        )
+    if facts.container in {"Docker", "Podman"}:
+        return f"{facts.container.lower()} run {options}, or --privileged"
+    return f"for a container: {options}, or --privileged; for a systemd unit: RestrictNamespaces=no"
+
+
 def _explain_apparmor() -> tuple[str, str]:
     return (
         (
@@ -194,19 +153,9 @@ def _explain_apparmor() -> tuple[str, str]:
 def _explain_filter(facts: Facts) -> tuple[str, str]:
     where = facts.container or "the container or service manager around this process"
     if facts.seccomp == SECCOMP_MODE_FILTER:
-        return (
-            f"a seccomp filter of {where} forbids it",
-            (
-                "--security-opt seccomp=unconfined (and apparmor=unconfined) or --privileged for "
-                "the container; Kubernetes: seccompProfile: Unconfined; systemd: "
-                "RestrictNamespaces=no"
-            ),
-        )
+        return (f"a seccomp filter of {where} forbids it", container_cure(facts))
     if facts.container:
-        return (
-            f"{where} forbids it",
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined, or --privileged",
-        )
+        return (f"{where} forbids it", container_cure(facts))
     if facts.selinux_enforcing:
         return (
             "SELinux may forbid it (it is enforcing)",
@@ -229,25 +178,3 @@ def _problem(what: str, cause: str, cure: str) -> EnvironmentProblem:
 
 def _name(number: int) -> str:
     return f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
-
-
-def _is_wsl1(facts: Facts) -> bool:
-    return "Microsoft" in facts.kernel and "WSL2" not in facts.kernel
-
-
-def _sysctl(name: str) -> int | None:
-    text = read_text(f"/proc/sys/{name}")
-    return int(text) if text and text.isdigit() else None
-
-
-def _status(field: str) -> str:
-    for line in (read_text("/proc/self/status") or "").splitlines():
-        if line.startswith(f"{field}:"):
-            return line.partition(":")[2].strip()
-    return ""
-
-
-def _chrooted() -> bool:
-    # mountinfo lists what our root reaches: a chroot that is no mount point has no "/".
-    table = read_text("/proc/self/mountinfo")
-    return bool(table) and all(line.split(" ", 5)[4] != "/" for line in (table or "").splitlines())

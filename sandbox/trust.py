@@ -99,10 +99,10 @@ def install(
     """
     failed: list[tuple[str, str]] = []
     ca_file = _write(f"{directory}/netcapture-ca.pem", ca_pem)
-    roots = _with_ca(_first_readable(places.bundles), ca_pem)
+    roots = with_ca(_first_readable(places.bundles), ca_pem)
     roots_file = _write(f"{directory}/roots.pem", roots)
-    ca_der = _der(ca_pem)
-    copies = _copies(places.bundles, lambda content: _with_ca(content, ca_pem), directory, failed)
+    ca_der = der(ca_pem)
+    copies = _copies(places.bundles, lambda content: with_ca(content, ca_pem), directory, failed)
     stores = _copies(
         places.key_stores,
         lambda content: java.add_certificate(content, ca_der, places.key_store_passwords),
@@ -265,12 +265,12 @@ def _first_readable(bundles: Iterable[str]) -> bytes:
     return b""
 
 
-def _with_ca(content: bytes, ca_pem: bytes) -> bytes:
+def with_ca(content: bytes, ca_pem: bytes) -> bytes:
     separator = b"" if not content or content.endswith(b"\n") else b"\n"
     return content + separator + ca_pem
 
 
-def _der(pem: bytes) -> bytes:
+def der(pem: bytes) -> bytes:
     """Return the first certificate of a PEM text as DER; b"" if there is none."""
     body = pem.partition(b"-----BEGIN CERTIFICATE-----")[2].partition(b"-----END")[0]
     return binascii.a2b_base64(body)

@@ -41,6 +41,7 @@ FIXTURE = {
     "map_host",
     "passthrough",
     "popen",
+    "publish",
     "run",
     "tcp",
     "tls_failures",

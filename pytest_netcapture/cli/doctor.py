@@ -1,50 +1,139 @@
-"""`netcapture doctor`: what works on this machine, what does not, and what mends it."""
+"""`netcapture doctor`: what works on this machine, what does not, and what mends it.
+
+1. Facts first, then what trying showed, then what follows: which redirector `auto` takes.
+2. Status 0 if one works, also when it is not the first choice; 3 if none does.
+3. `--json` prints the same as one object.
+"""
 
 from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import click
 
 from pytest_netcapture.redirect.base import Support
+from pytest_netcapture.sandbox.facts import Facts
+from pytest_netcapture.sandbox.hindrances import Hindrance
 from pytest_netcapture.sandbox.probe import Finding
+
+_PAGE = "docs/redirectors.md"
+_SAME = "for the same reason"
+_WSL = "WSL's own kernel may lack it: `wsl --update`; without it `auto` takes seccomp"
+
+
+class Diagnosis(NamedTuple):
+    """All that was found."""
+
+    facts: Facts
+    hindrances: list[Hindrance]
+    findings: list[Finding]
+    redirectors: list[Support]
+
+    @property
+    def redirector(self) -> str:
+        """Return the one that `auto` takes, "" if none works."""
+        return next((support.name for support in self.redirectors if support.available), "")
 
 
 @click.command()
-def doctor() -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for machines.")
+def doctor(*, as_json: bool) -> int:
     """Say what works on this machine, and the exact command that mends what does not.
 
     Example: netcapture doctor
     """
-    from pytest_netcapture.redirect.tproxy import probe
-    from pytest_netcapture.sandbox.probe import probe_all
+    diagnosis = diagnose()
+    if as_json:
+        click.echo(json.dumps(as_object(diagnosis), indent=2))
+    else:
+        _print(diagnosis)
+    return 0 if diagnosis.redirector else 3
 
-    findings = probe_all()
-    click.echo("sandbox")
-    for finding in findings:
-        _finding(finding)
-    click.echo("redirectors")
-    support = probe()
-    _support(support)
-    ready = support.available and all(f.ok for f in findings)
-    click.echo(
-        "\npytest --netcapture works here"
-        if ready
-        else "\npytest --netcapture does not work here yet"
+
+def diagnose() -> Diagnosis:
+    """Read the facts and try everything. Takes a second."""
+    from pytest_netcapture.redirect import probing, seccomp_probing
+    from pytest_netcapture.sandbox import facts, hindrances, namespaces, probe
+
+    found = facts.gather()
+    findings = probe.probe_all()
+    missing = next((f for f in findings if not f.ok and f.name in probe.NEEDED), None)
+    privileged = not namespaces.needs_user_namespace()
+    return Diagnosis(
+        found,
+        hindrances.hindrances(found, privileged=privileged),
+        findings,
+        [_tproxy(probing.probe(), missing, found), seccomp_probing.probe()],
     )
-    return 0 if ready else 3
 
 
-def _finding(finding: Finding) -> None:
-    _line(finding.ok, finding.name, finding.reason, "" if finding.ok else finding.cure)
+def _tproxy(support: Support, missing: Finding | None, found: Facts) -> Support:
+    """Return what is true of tproxy, which needs the sandbox as well."""
+    if missing is not None:
+        reason = f"no {missing.name}: {missing.reason}"
+        return Support(support.name, available=False, reason=reason, cure=missing.cure)
+    if not support.available and found.wsl == 2:
+        return Support(
+            support.name, available=False, reason=support.reason, cure=f"{support.cure}. {_WSL}"
+        )
+    return support
 
 
-def _support(support: Support) -> None:
-    _line(support.available, support.name, support.reason, support.cure)
-    for note in support.notes:
-        click.echo(f"       note: {note}")
+def as_object(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    return {
+        "works": bool(diagnosis.redirector),
+        "redirector": diagnosis.redirector or None,
+        "machine": diagnosis.facts._asdict(),
+        "hindrances": [{"cause": h.cause, "cure": h.cure} for h in diagnosis.hindrances],
+        "sandbox": [finding._asdict() for finding in diagnosis.findings],
+        "redirectors": [asdict(support) for support in diagnosis.redirectors],
+    }
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    from pytest_netcapture.sandbox.hindrances import description
+
+    click.echo("machine")
+    click.echo(f"       {description(diagnosis.facts)}")
+    for hindrance in diagnosis.hindrances:
+        _line(False, hindrance.cause, "", hindrance.cure)
+    click.echo("sandbox")
+    said = set()
+    for finding in diagnosis.findings:
+        again = not finding.ok and finding.reason in said
+        said.add(finding.reason)
+        cure = "" if finding.ok or again else finding.cure
+        _line(finding.ok, finding.name, _SAME if again else finding.reason, cure)
+    click.echo("redirectors")
+    for support in diagnosis.redirectors:
+        cure = "" if any(reason and reason in support.reason for reason in said) else support.cure
+        _line(support.available, support.name, support.reason, cure)
+        for note in support.notes:
+            click.echo(f"       note: {note}")
+    click.echo(f"\n{conclusion(diagnosis)}")
+
+
+def conclusion(diagnosis: Diagnosis) -> str:
+    """Say in a line or two what to expect of `pytest --netcapture`."""
+    first = diagnosis.redirectors[0].name
+    if diagnosis.redirector == first:
+        return "pytest --netcapture works here"
+    if diagnosis.redirector:
+        return (
+            f"pytest --netcapture works here, by {diagnosis.redirector} instead of {first}: see "
+            f"{_PAGE} for what is different"
+        )
+    return "pytest --netcapture does not work here yet"
 
 
 def _line(ok: bool, name: str, reason: str, cure: str) -> None:
     mark = click.style("ok", fg="green") if ok else click.style("no", fg="red")
-    click.echo(f"  {mark}   {name}" + (f": {reason}" if reason else ""))
+    first, *more = reason.splitlines() or [""]
+    click.echo(f"  {mark}   {name}" + (f": {first}" if first else ""))
+    for line in more:
+        click.echo(f"         {line}")
     if cure:
         click.echo(f"       cure: {cure}")

@@ -20,10 +20,12 @@ import msgspec
 
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.ports import parse_published
 from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
 from pytest_netcapture.report.receipt import Receipt
 from pytest_netcapture.settings import (
+    REDIRECTORS,
     CassetteUse,
     RecordMode,
     Settings,
@@ -31,6 +33,7 @@ from pytest_netcapture.settings import (
     parse_mapping,
     parse_pattern,
 )
+from pytest_netcapture.unanswered import signs
 
 _TICK = 0.05
 """Seconds between looks at whether the program has ended, while nothing changes."""
@@ -63,6 +66,19 @@ _OPTIONS = {
 @click.option(
     "--loopback", type=click.Choice(["leave", "capture"]), default="leave", show_default=True
 )
+@click.option(
+    "--publish",
+    multiple=True,
+    metavar="[HOST:]PORT",
+    help="Reach PORT of the program at 127.0.0.1:HOST (the same port if left out, 0: a free one).",
+)
+@click.option(
+    "--redirector",
+    type=click.Choice(REDIRECTORS),
+    default="auto",
+    show_default=True,
+    help="How packets reach the engine.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -75,6 +91,8 @@ def run(
     map_host: Sequence[str],
     upstream_ca: Sequence[str],
     loopback: str,
+    publish: Sequence[str],
+    redirector: str,
     quiet: bool,
     program: Sequence[str],
 ) -> int:
@@ -89,9 +107,11 @@ def run(
         map_host=tuple(parse_mapping(m, "--map-host") for m in map_host),
         upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in upstream_ca),
         capture_loopback=loopback == "capture",
+        redirector=redirector,
         cassette=_cassette(record, replay),
     )
-    return _run(settings, list(program), quiet=quiet)
+    ports = [parse_published(text, "--publish") for text in publish]
+    return _run(settings, list(program), ports, quiet=quiet)
 
 
 def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
@@ -107,17 +127,26 @@ def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
     return CassetteUse(os.path.abspath(record), RecordMode.REWRITE) if record else None
 
 
-def _run(settings: Settings, program: list[str], *, quiet: bool) -> int:
+def _run(
+    settings: Settings, program: list[str], ports: list[tuple[int, int]], *, quiet: bool
+) -> int:
     from pytest_netcapture.session import Session
 
     session = Session.start(msgspec.structs.replace(settings, cassette=None))
+    for note in () if quiet else session.notes:
+        click.echo(note, err=True)
     scope = session.begin("netcapture run", settings)
+    for host_port, port in ports:
+        published = scope.publish(port, host_port)
+        if not (quiet and host_port):
+            click.echo(f"netcapture: 127.0.0.1:{published} leads to port {port}", err=True)
     try:
         child = subprocess.Popen(program)
     except OSError as error:
         session.end(scope)
         click.echo(f"netcapture: cannot run {program[0]}: {error.strerror}", err=True)
         return 127 if isinstance(error, FileNotFoundError) else 126
+    signs.starts()  # no audit hook tells
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     ended = threading.Event()

@@ -1,8 +1,8 @@
 """Who made a connection, found while it lasts.
 
-1. The question is asked when the connection is made, in a thread, and answered before the client
-   sees the answer that completes its first flow: until then it cannot have exited. The loop waits
-   for `_MOMENT`, which is mostly enough: some clients close as soon as they are connected.
+1. The question is asked when the connection is made, in a thread, and answered before the client's
+   connect(2) returns, where the gate can hold it: some clients close as soon as they are connected.
+   The loop waits for `_MOMENT`, which is mostly enough, the client for `_PATIENCE` at most.
 2. The socket's inode comes from sock_diag(7), its process from /proc (`redirect.owners`).
 3. A program that connects again tends to get the same descriptor or the next one. Looking whether
    that is so takes 5 µs, a thread and a search 200; so it comes first, on the loop's thread. The
@@ -18,13 +18,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
 
 from pytest_netcapture.flows import Address, Process
 from pytest_netcapture.redirect.owners import Owners
 from pytest_netcapture.redirect.processes import describe, parse_parent
 
 _PATIENCE = 0.25
-"""Seconds that one answer may hold up the loop; a process not found by then stays unknown."""
+"""Seconds that one answer may hold up loop or client; a process not found by then stays unknown."""
 
 
 TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
@@ -56,6 +57,24 @@ class Owner:
     def is_test_process(self) -> bool:
         return self._result()[1].pid == self._test_pid
 
+    def when_known(self, loop: Any, callback: Callable[[], None]) -> None:
+        """Call back once the process is known or will not be: now, or on the loop's thread."""
+        if self._future.done():
+            callback()
+            return
+        waiting = [callback]
+
+        def once() -> None:
+            if waiting:
+                waiting.pop()()
+
+        def known(_: Future[Found]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(once)
+
+        loop.call_later(_PATIENCE, once)
+        self._future.add_done_callback(known)
+
     def _result(self) -> Found:
         if self._known is None:
             try:
@@ -81,6 +100,10 @@ class KnownOwner(Owner):
 
     def is_test_process(self) -> bool:
         return self._pid == self._test_pid
+
+    def when_known(self, loop: Any, callback: Callable[[], None]) -> None:
+        del loop
+        callback()
 
     def _result(self) -> Found:
         if self._known is None:

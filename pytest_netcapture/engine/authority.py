@@ -1,10 +1,10 @@
 """The throwaway certificate authority: its key is made in memory, lives there and dies there.
 
 1. One P-256 key signs all leaves, another is all leaves' own: RSA would cost 40 ms a leaf.
-2. A leaf satisfies strict verifiers (X509_V_FLAG_X509_STRICT, Go, Java, rustls/webpki): SAN, EKU,
-   key identifiers, critical basic constraints and key usage, under 398 days.
-3. A second, rogue CA that no client is ever given signs leaves for servers whose own certificate is
-   not trusted: an unknown issuer stays an unknown issuer.
+2. A leaf satisfies strict verifiers (X509_V_FLAG_X509_STRICT, Go, Java, rustls/webpki): EKU, key
+   identifiers, critical basic constraints and key usage; under 398 days unless the server's is not.
+3. A mirror has what clients judge a server's certificate by: its alternative names, or none, its
+   common name and its dates. So it is as good or as bad, whatever each client thinks of it.
 4. Keys reach OpenSSL through a memory file; without memfd through a 0600 file removed at once.
 5. tests/engine/test_authority.py shakes hands, and compares `subject_hash` with openssl's.
 """
@@ -20,7 +20,9 @@ import os
 import secrets
 import ssl
 import tempfile
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -59,15 +61,23 @@ class _Issuer:
         )
 
 
+@dataclass(frozen=True)
+class _Pattern:
+    """What distinguishes one leaf from another."""
+
+    name: str
+    alternatives: x509.SubjectAlternativeName | None
+    not_before: dt.datetime
+    not_after: dt.datetime
+
+
 class Authority:
     """Makes server contexts with leaves for any names; `ca_pem` is what clients are to trust."""
 
     def __init__(self) -> None:
         now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
         self._default = (now - _BEFORE, now + _AFTER)
-        tag = secrets.token_hex(4)
-        self._issuer = _Issuer(f"netcapture throwaway CA {tag}", now)
-        self._rogue = _Issuer(f"netcapture untrusted CA {tag}", now)
+        self._issuer = _Issuer(f"netcapture throwaway CA {secrets.token_hex(4)}", now)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._public = self._key.public_key()
         self._key_identifier = x509.SubjectKeyIdentifier.from_public_key(self._public)
@@ -92,28 +102,20 @@ class Authority:
         return subject_hash(self._issuer.name)
 
     def server_context(
-        self,
-        names: tuple[str, ...],
-        *,
-        alpn: tuple[str, ...] = (),
-        not_before: dt.datetime | None = None,
-        not_after: dt.datetime | None = None,
-        trusted: bool = True,
+        self, names: tuple[str, ...], *, alpn: tuple[str, ...] = ()
     ) -> ssl.SSLContext:
         """Return a context with a leaf for `names` (DNS names, wildcards, addresses); cached."""
-        return self._cached(tuple(names), tuple(alpn), not_before, not_after, trusted)
+        return self._cached(names, alpn)
 
-    def _make_context(
-        self,
-        names: tuple[str, ...],
-        alpn: tuple[str, ...],
-        not_before: dt.datetime | None,
-        not_after: dt.datetime | None,
-        trusted: bool,
-    ) -> ssl.SSLContext:
-        issuer = self._issuer if trusted else self._rogue
-        validity = (not_before or self._default[0], not_after or self._default[1])
-        leaf = self._leaf(names, validity, issuer)
+    def mirror(self, der: bytes, *, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
+        """Return a context with a leaf like the certificate `der`; cached.
+
+        Raises `ValueError` when that is malformed.
+        """
+        return self._cached(der, alpn)
+
+    def _make_context(self, like: tuple[str, ...] | bytes, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        leaf = self._leaf(_pattern_of(like) if isinstance(like, bytes) else self._pattern(like))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.num_tickets = 1  # enough to resume; OpenSSL's two are a tenth of the work
@@ -124,54 +126,51 @@ class Authority:
             context.load_cert_chain(path)
         return context
 
-    def _leaf(
-        self,
-        names: tuple[str, ...],
-        validity: tuple[dt.datetime, dt.datetime],
-        issuer: _Issuer,
-    ) -> x509.Certificate:
+    def _pattern(self, names: tuple[str, ...]) -> _Pattern:
         alternatives = _alternatives(names)
-        subject = _subject(alternatives)
-        return (
+        name = str(alternatives[0].value)
+        return _Pattern(name, x509.SubjectAlternativeName(alternatives), *self._default)
+
+    def _leaf(self, pattern: _Pattern) -> x509.Certificate:
+        subject = _subject(pattern.name)
+        builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(issuer.name)
+            .issuer_name(self._issuer.name)
             .public_key(self._public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(validity[0])
-            .not_valid_after(validity[1])
+            .not_valid_before(pattern.not_before)
+            .not_valid_after(pattern.not_after)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(
-                x509.SubjectAlternativeName(alternatives), critical=not len(subject.rdns)
-            )
             .add_extension(self._key_identifier, critical=False)
-            .add_extension(issuer.authority_key, critical=False)
-            .sign(issuer.key, hashes.SHA256())
+            .add_extension(self._issuer.authority_key, critical=False)
         )
+        if pattern.alternatives is not None:
+            builder = builder.add_extension(pattern.alternatives, critical=not len(subject.rdns))
+        return builder.sign(self._issuer.key, hashes.SHA256())
 
 
-@functools.lru_cache(256)
-def names_of(der: bytes) -> tuple[str, ...]:
-    """Return the DNS names and addresses that a certificate is for, or else its common name."""
-    try:
+def _pattern_of(der: bytes) -> _Pattern:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what cryptography thinks of others' certificates
         certificate = x509.load_der_x509_certificate(der)
-        subject = [
-            str(a.value) for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        ]
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
-        return tuple(subject)
-    except ValueError:
-        return ()
-    dns = extension.value.get_values_for_type(x509.DNSName)
-    addresses = extension.value.get_values_for_type(x509.IPAddress)
-    return (*dns, *map(str, addresses))
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        try:
+            found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except x509.ExtensionNotFound:
+            alternatives = None
+        except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+            raise ValueError(str(error)) from error
+        else:
+            alternatives = found.value
+    dates = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return _Pattern(str(names[0].value) if names else "", alternatives, *dates)
 
 
 def validity_of(der: bytes) -> tuple[dt.datetime, dt.datetime]:
-    """Return the UTC times between which a certificate is valid."""
+    """Return the UTC times between which a certificate is valid. Raises `ValueError`."""
     certificate = x509.load_der_x509_certificate(der)
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
@@ -246,12 +245,11 @@ def _ascii(name: str) -> str:
         return name.encode("ascii", "ignore").decode() or "invalid"
 
 
-def _subject(alternatives: list[x509.GeneralName]) -> x509.Name:
-    """Return a subject with the first name, or none if that is too long (RFC 5280, A.1)."""
-    common = str(alternatives[0].value)
-    if len(common) > _COMMON_NAME_LIMIT:
+def _subject(name: str) -> x509.Name:
+    """Return a subject with that common name, or none if it is too long (RFC 5280, A.1)."""
+    if not 0 < len(name.encode()) <= _COMMON_NAME_LIMIT:
         return x509.Name([])
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 @contextlib.contextmanager

@@ -313,9 +313,11 @@ class Connection:
             flow.host, flow.port = self.endpoint.host, self.endpoint.port
         self._flows[id(flow)] = flow
         first, self._connection_flow = self._connection_flow, None
-        if first is not None and first.scope == scope.id:
+        same = first is not None and (first.scope == scope.id or isinstance(flow, TcpFlow))
+        if first is not None and same:
             self.engine.scopes.replace(first, flow)
         else:
+            flow.process, flow.inode = self.owner.process(), self.owner.inode
             self.engine.scopes.add(scope, flow, late)
 
     def record(self, flow: AnyFlow) -> None:

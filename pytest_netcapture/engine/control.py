@@ -2,7 +2,8 @@
 
 1. The kernel orders a test's `Begin` before its first packet, but an event loop may see the packet
    first. So `catch_up` reads and handles what has been said so far, and everything that attributes
-   a packet to a scope calls it before it looks.
+   a packet to a scope calls it before it looks. A question about what has been seen waits until
+   that packet is among it.
 2. Handlers answer at once or return an awaitable; the test process waits for each reply, so at most
    one request is ever open.
 """
@@ -12,16 +13,34 @@ from __future__ import annotations
 import array
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from pytest_netcapture.errors import NetcaptureError
-from pytest_netcapture.messages import FRAME, Failed, Page, Reply, Request, encode
+from pytest_netcapture.messages import (
+    FRAME,
+    Close,
+    End,
+    Failed,
+    GetCassette,
+    GetFlows,
+    GetProblems,
+    Page,
+    Reply,
+    Request,
+    Update,
+    WaitChange,
+    encode,
+)
 
 Answer = tuple[Reply, Sequence[int]]
 Handler = Callable[[Request], "Answer | Awaitable[Answer] | None"]
 """None: there is no reply."""
+
+_LOOKS = (Close, End, GetCassette, GetFlows, GetProblems, Update, WaitChange)
+"""Requests whose maker waits, and that are about all that it has done before."""
 
 
 class Control:
@@ -38,6 +57,7 @@ class Control:
         self._handler = handler
         self._closed = closed
         self._buffer = bytearray()
+        self._waiting: deque[tuple[Request, int]] = deque()
         self._decoder = msgspec.msgpack.Decoder(Request)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
@@ -49,10 +69,15 @@ class Control:
     def catch_up(self) -> int:
         """Handle what the test process has asked by now; return how many requests that makes."""
         if self._page.asked != self.handled:
-            self.drain()
+            self._read()
+            self._handle_waiting(looks=False)
         return self.handled
 
     def drain(self) -> None:
+        self._read()
+        self._handle_waiting(looks=True)
+
+    def _read(self) -> None:
         while not self._ended:
             try:
                 data = self._socket.recv(1 << 16)
@@ -64,7 +89,7 @@ class Control:
                 self._end()
                 return
             self._buffer += data
-            self._handle_frames()
+            self._decode_frames()
 
     def send(self, reply: Reply, fds: Sequence[int] = (), number: int = 0) -> None:
         """Send one message, descriptors on its first byte. Blocks: the reader waits for it.
@@ -89,7 +114,7 @@ class Control:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
-    def _handle_frames(self) -> None:
+    def _decode_frames(self) -> None:
         buffer = self._buffer
         while len(buffer) >= FRAME.size:
             length, number = FRAME.unpack_from(buffer)
@@ -98,12 +123,25 @@ class Control:
                 return
             frame = bytes(buffer[FRAME.size : end])
             del buffer[:end]
-            self._handle(frame, number)
+            try:
+                self._waiting.append((self._decoder.decode(frame), number))
+            except msgspec.MsgspecError as error:
+                self.handled += 1
+                self.send(_failed(error), (), number)
 
-    def _handle(self, frame: bytes, number: int) -> None:
+    def _handle_waiting(self, *, looks: bool) -> None:
+        while self._waiting and not self._ended:
+            request, number = self._waiting[0]
+            if isinstance(request, _LOOKS) and not looks:
+                self._loop.call_soon(self.drain)
+                return
+            self._waiting.popleft()
+            self._handle(request, number)
+
+    def _handle(self, request: Request, number: int) -> None:
         self.handled += 1
         try:
-            answer = self._handler(self._decoder.decode(frame))
+            answer = self._handler(request)
         except Exception as error:
             self.send(_failed(error), (), number)
             return

@@ -5,6 +5,8 @@
 2. A loopback destination falls outward like a connection; since UDP has no handshake, a refusal
    (ICMP) moves the flow on to the next candidate with what it has sent so far, and after the
    last one reaches the client.
+3. A socket that outlives its test (a metrics client) is another flow in the next one that it sends
+   in, under that one's rules; the way to the server stays.
 """
 
 from __future__ import annotations
@@ -41,6 +43,21 @@ class Datagrams:
         if flow.original_dst[1] == 53:
             _Queries(engine, flow, owner)
             return
+        seen, scope = self.begin(flow, owner, flow.first)
+        if self.refused(scope, seen):
+            flow.close()
+            return
+        names = engine.names.of(flow.original_dst[0])
+        candidates = engine.candidates(flow.namespace, names, flow.original_dst, scope.settings)
+        relay = _Relay(engine, flow, seen, owner, candidates)
+        relay.send(flow.first)
+        flow.listen(relay.from_client)
+        flow.on_end(relay.close)
+        engine.recorded(seen, scope)
+
+    def begin(self, flow: DatagramFlow, owner: Owner, first: bytes) -> tuple[UdpFlow, Scope]:
+        """List a flow in the scope that it belongs to now."""
+        engine = self._engine
         scope, late = engine.scopes.resolve(flow.namespace, owner.is_test_process)
         address, port = flow.original_dst
         names = engine.names.of(address)
@@ -51,18 +68,17 @@ class Datagrams:
             client=flow.client,
             started=engine.now(),
             datagrams_sent=1,
-            sent=len(flow.first),
+            sent=len(first),
         )
         engine.scopes.add(scope, seen, late)
         seen.process, seen.inode = owner.process(), owner.inode
-        if not is_loopback(address) and self._refused(scope, seen, names):
-            flow.close()
-            return
-        candidates = engine.candidates(flow.namespace, names, flow.original_dst, scope.settings)
-        engine.spawn(self._relay(flow, seen, scope, candidates))
+        return seen, scope
 
-    def _refused(self, scope: Scope, seen: UdpFlow, names: tuple[str, ...]) -> bool:
+    def refused(self, scope: Scope, seen: UdpFlow) -> bool:
+        """Tell whether the scope's rules forbid it; then that is noted."""
         assert seen.address is not None
+        if is_loopback(seen.address[0]):
+            return False
         if scope.plays and not scope.records:
             miss = Miss(
                 MissKind.NEVER,
@@ -71,19 +87,11 @@ class Datagrams:
             )
             self._engine.scopes.problem(scope, pipeline.unmatched(seen, miss))
             return True
+        names = self._engine.names.of(seen.address[0])
         reason = pipeline.allowed(scope.settings, names, *seen.address)
         if reason:
             self._engine.scopes.problem(scope, pipeline.blocked(seen, reason))
         return bool(reason)
-
-    async def _relay(
-        self, flow: DatagramFlow, seen: UdpFlow, scope: Scope, candidates: list[Candidate]
-    ) -> None:
-        relay = _Relay(self._engine, flow, seen, candidates)
-        relay.send(flow.first)
-        flow.listen(relay.from_client)
-        flow.on_end(relay.close)
-        self._engine.recorded(seen, scope)
 
 
 class _Queries:
@@ -112,11 +120,17 @@ class _Relay:
     """One flow of datagrams to the first candidate that does not refuse it."""
 
     def __init__(
-        self, engine: Engine, flow: DatagramFlow, seen: UdpFlow, candidates: list[Candidate]
+        self,
+        engine: Engine,
+        flow: DatagramFlow,
+        seen: UdpFlow,
+        owner: Owner,
+        candidates: list[Candidate],
     ) -> None:
         self._engine = engine
         self._flow = flow
         self._seen = seen
+        self._owner = owner
         self._candidates = candidates
         self._socket: socket.socket | None = None
         self._away = False
@@ -124,8 +138,19 @@ class _Relay:
         self._next()
 
     def from_client(self, data: bytes) -> None:
-        self._seen.datagrams_sent += 1
-        self._seen.sent += len(data)
+        engine = self._engine
+        engine.control.catch_up()
+        scope, _ = engine.scopes.resolve(self._flow.namespace, self._owner.is_test_process)
+        if scope.id == self._seen.scope:
+            self._seen.datagrams_sent += 1
+            self._seen.sent += len(data)
+            engine.scopes.changed()
+        else:  # rule 3
+            self._seen, scope = engine.datagrams.begin(self._flow, self._owner, data)
+            if engine.datagrams.refused(scope, self._seen):
+                self._flow.close()
+                self.close()
+                return
         self.send(data)
 
     def send(self, data: bytes) -> None:

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _TTL = 60
 _TIMEOUT = 5.0
-OWN_ADDRESSES = {"A": "192.0.2.1", "AAAA": "2001:db8::1"}
 
 
 class DnsServer:
-    """Answers queries; one instance serves all scopes."""
+    """Answers queries; one instance serves all scopes. `own`: the machine's own addresses."""
 
-    def __init__(self, engine: Engine, nameservers: list[str]) -> None:
+    def __init__(self, engine: Engine, nameservers: list[str], own: dict[str, str]) -> None:
         self._engine = engine
+        self._own = own
         self._nameservers = nameservers
         self._own_names = {
             socket.gethostname().lower(),
@@ -54,7 +54,7 @@ class DnsServer:
         )
         flow.started = self._engine.now()
         if question.name in self._own_names:
-            self._give(flow, OWN_ADDRESSES)
+            self._give(flow, self._own)
             return wire.build_response(question, flow, tcp=tcp)
         self._engine.scopes.add(scope, flow, late)
         reply = await self._resolve(scope, flow, query, tcp=tcp)
@@ -122,7 +122,7 @@ class DnsServer:
 
     def _filtered(self, scope: Scope, flow: DnsFlow, reply: bytes) -> bytes | None:
         """Judge the answer where CIDR patterns are what may allow the name."""
-        addresses = [a.data for a in flow.answers if a.type in OWN_ADDRESSES]
+        addresses = [a.data for a in flow.answers if a.type in self._own]
         settings = scope.settings
         if (
             not settings.block
@@ -151,7 +151,7 @@ class DnsServer:
 
     def _learn(self, flow: DnsFlow) -> None:
         for answer in flow.answers:
-            if answer.type in OWN_ADDRESSES:
+            if answer.type in self._own:
                 self._engine.names.learn(answer.data, flow.name)
 
 

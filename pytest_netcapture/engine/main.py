@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -17,33 +18,48 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
 import uvloop
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
-from pytest_netcapture.engine import pipeline
-from pytest_netcapture.engine.attribution import TCP, Attribution
+from pytest_netcapture.engine import grounds, pipeline
+from pytest_netcapture.engine.attribution import TCP
 from pytest_netcapture.engine.authority import Authority
 from pytest_netcapture.engine.connection import Connection, Pending, Plan, reset_socket
 from pytest_netcapture.engine.control import Control
-from pytest_netcapture.engine.dialer import VERDICTS, Candidate, Dialer, is_loopback, resolve_now
+from pytest_netcapture.engine.dialer import (
+    VERDICTS,
+    Candidate,
+    Dialer,
+    error_of,
+    is_loopback,
+    resolve_now,
+)
 from pytest_netcapture.engine.layers.layer import Decision, Play
 from pytest_netcapture.engine.names import Names
-from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper, Pool
+from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper
 from pytest_netcapture.engine.opener import Opener
+from pytest_netcapture.engine.publisher import Publisher
 from pytest_netcapture.engine.relay import Relay
 from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.processes import describe
 from pytest_netcapture.settings import Settings
 
+_UNREADABLE = (
+    "the program cannot be looked into, so it is not known where to: it runs as another user, has "
+    "made itself undumpable, or Yama forbids it"
+)
+_TPROXY = "run where namespaces may be made: see netcapture doctor"
 _ONLY_HTTP = "only HTTP and DNS are replayed: let the test reach its server"
 OWN = ("192.0.2.1", "2001:db8::1")
 
@@ -52,7 +68,7 @@ class Engine:
     """Everything one test process's traffic passes through."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: EngineOptions) -> None:
-        from pytest_netcapture.redirect.tproxy import TproxyRedirector
+        from pytest_netcapture.redirect.addresses import own_addresses
 
         self.loop: Any = loop
         self.options = options
@@ -61,13 +77,14 @@ class Engine:
         self.names = Names()
         self.authority = Authority()
         self.upstream_tls = UpstreamTls(loop, options.roots)
-        self.redirector = TproxyRedirector()
+        self.addresses = own_addresses()
         self.hopper = Hopper()
-        self.pool = Pool(loop, self.hopper, self.redirector)
-        self.attribution = Attribution(self.redirector.owners, options.parent_pid)
+        self.ground = grounds.make(self, self.hopper, self.addresses)
+        self.redirector, self.pool, self.attribution = self.ground[:3]
         self.dialer = Dialer(loop, self.hopper, self.attribution.listens, options.upstream)
         self.opener = Opener(self)
         self.requests = Requests(self)
+        self.publisher = Publisher(self)
         channel = socket.socket(fileno=options.control_fd)
         self.control = Control(channel, page, self.requests.handle, self._parent_gone)
         self.session_namespace: EngineNamespace | None = None
@@ -91,12 +108,15 @@ class Engine:
                 self.redirector.gates,
                 namespace.id,
                 os.getpid(),
+                makes_sockets=self.ground.makes_sockets,
+                fds=int(self.redirector.isolates),
             ),
-            [namespace.fd],
+            [namespace.fd] if self.redirector.isolates else [],
         )
         self._load_what_tests_need()
         self.pool.fill()
-        self.dialer.stash(namespace)
+        if self.redirector.isolates:
+            self.dialer.stash(namespace)
         await self._stopped.wait()
         await self._shut_down()
 
@@ -116,7 +136,7 @@ class Engine:
         from pytest_netcapture.engine.datagrams import Datagrams
         from pytest_netcapture.engine.dns_server import DnsServer
 
-        self.dns = DnsServer(self, list(self.options.nameservers))
+        self.dns = DnsServer(self, list(self.options.nameservers), self.ground.own)
         self.datagrams = Datagrams(self)
 
     def _watch_parent(self) -> None:
@@ -128,13 +148,11 @@ class Engine:
         self.stop()
 
     async def _shut_down(self) -> None:
-        from pytest_netcapture.sandbox import processes
-
         self.requests.abandon()
+        self.publisher.close_all()
         for connection in list(self.connections):
             connection.reset()
-        spare = (os.getpid(), self.options.parent_pid)
-        processes.end_in({n.inode for n in self.pool.all.values()}, spare)
+        self.pool.end_processes((os.getpid(), self.options.parent_pid))
         self.dialer.close()
         self.attribution.close()
         self.pool.close()
@@ -153,14 +171,14 @@ class Engine:
         plan, verdict = self._plan(syn.namespace, syn.client, syn.original_dst)
         if verdict is not None:
             if verdict is Verdict.ACCEPT:
-                self._accept(plan, None)
-            syn.answer(verdict)
+                self._accept(plan, None, lambda: syn.answer(verdict))
+            else:
+                syn.answer(verdict)
             return
 
         def dialled(sock: socket.socket | None, error: FlowError | None) -> None:
             if sock is not None:
-                self._accept(plan, sock)
-                syn.answer(Verdict.ACCEPT)
+                self._accept(plan, sock, lambda: syn.answer(Verdict.ACCEPT))
             else:
                 assert error is not None
                 self._failed(plan, error)
@@ -177,6 +195,36 @@ class Engine:
 
     def datagram_flow(self, flow: DatagramFlow) -> None:
         self.datagrams.open(flow)
+
+    def left_alone(self, syn: Connecting) -> bool:
+        self.control.catch_up()
+        owner = self.attribution.owner(syn.namespace, TCP, syn.client, syn.original_dst)
+        scope, _ = self.scopes.resolve(syn.namespace, owner.is_test_process)
+        names = self.names.of(syn.original_dst[0])
+        if (
+            scope.settings.capture_loopback
+            or pipeline.mapping_for(scope.settings, names, *syn.original_dst) is not None
+        ):
+            return False
+        plan = Plan(syn.namespace, syn.client, syn.original_dst, names, (), loopback=True)
+        listens = self.attribution.listens(syn.namespace, syn.original_dst)
+        self._failed(plan, None if listens else error_of(errno.ECONNREFUSED))
+        return True
+
+    def unreadable(self, namespace: int, process: int) -> None:
+        flow = TcpFlow(process=describe(process), started=self.now())
+        scope, late = self.scopes.resolve(namespace, lambda: False)
+        self.scopes.add(scope, flow, late)
+        problem = Problem(kind="uncaptured", reason=_UNREADABLE, flow=flow, advice=_TPROXY)
+        self.scopes.problem(scope, problem)
+
+    def drain(self, scope: Scope) -> None:
+        """Take in the datagrams that have been sent so far: nobody waits until they are seen."""
+        for one in (scope, *scope.children):
+            if one.namespace is not None:
+                self.redirector.drain(one.namespace)
+        if self.session_namespace is not None:
+            self.redirector.drain(self.session_namespace)
 
     async def _open_ungated(self, stream: StreamOpened) -> None:
         """Without the gate the client is connected already; what failed shows as a reset."""
@@ -199,8 +247,13 @@ class Engine:
             self._accept(plan, sock)
             self._open(stream, self._pending.pop((plan.namespace, plan.client)))
 
-    def _accept(self, plan: Plan, sock: socket.socket | None) -> None:
-        """List a connection before its client knows that it is one; accepting it comes later."""
+    def _accept(
+        self, plan: Plan, sock: socket.socket | None, answer: Callable[[], None] = lambda: None
+    ) -> None:
+        """List a connection before its client knows that it is one; accepting it comes later.
+
+        `answer` is called when it is known whose it is.
+        """
         owner = self.attribution.owner(plan.namespace, TCP, plan.client, plan.address)
         flow = self._tcp_flow(plan)
         flow.client, flow.started = plan.client, self.now()
@@ -209,13 +262,28 @@ class Engine:
         self.scopes.add(scope, flow, late)
         self._pending[plan.namespace, plan.client] = Pending(plan, sock, flow, owner)
 
+        def known() -> None:
+            flow.process, flow.inode = owner.process(), owner.inode
+            answer()
+
+        owner.when_known(self.loop, known)
+
     def _open(self, stream: StreamOpened, pending: Pending) -> None:
         if pending.plan.loopback:
-            self.connections.add(Relay(self, stream.socket, pending))
+            assert pending.server is not None
+            done = partial(self._relayed, pending)
+            self.connections.add(Relay(self, stream.socket, pending.server, done))
             return
         connection = Connection(self, stream.socket, pending)
         self.connections.add(connection)
         self.spawn(self._guarded(connection))
+
+    def _relayed(self, pending: Pending, sent: int, received: int, error: FlowError | None) -> None:
+        flow, owner = pending.flow, pending.owner
+        flow.sent, flow.received, flow.error = sent, received, error
+        flow.process, flow.inode = owner.process(), owner.inode
+        flow.ended = self.now()
+        self.recorded(flow)
 
     async def _guarded(self, connection: Connection) -> None:
         try:
@@ -234,7 +302,7 @@ class Engine:
         """Plan a connection; a verdict when nothing needs to be dialled first."""
         self.control.catch_up()
         names = self.names.of(address[0])
-        local = is_loopback(address[0]) or address[0] in OWN
+        local = self._is_inside(namespace, address)
         scope = self._scope_at_gate(namespace, client, address)
         loopback = local and not scope.settings.capture_loopback
         candidates = tuple(self.candidates(namespace, names, address, scope.settings))
@@ -282,19 +350,47 @@ class Engine:
             with contextlib.suppress(OSError):
                 return [Candidate(a) for a in resolve_now(mapping.to_host, to_port)]
             return []
+        if not self.redirector.isolates:
+            return [] if self.names.is_given(host) else [Candidate(address)]
         if is_loopback(host):
             return [*self._inward(namespace, address), Candidate(address)]
         if host in OWN:
             return self._inward(namespace, address)
+        if host in self.addresses:
+            return [*self._everywhere(namespace, address), Candidate(address)]
         return [] if self.names.is_given(host) else [Candidate(address)]
 
     def _inward(self, namespace: int, address: tuple[str, int]) -> list[Candidate]:
-        """Return the other namespace of ours in which a local address may be served."""
-        session = self.session_namespace
-        if session is not None and namespace != session.id:
-            return [Candidate(address, session)]
+        """Return our other namespaces in which a local address may be served, nearest first.
+
+        The running test's and its programs', the session's, and those of ended tests in which
+        something is left: a thread of a pool that is used again.
+        """
         running = self.scopes.running
-        return [Candidate(address, running.namespace)] if running and running.namespace else []
+        places = [s.namespace for s in (running, *running.children)] if running else []
+        places += [self.session_namespace, *(s.namespace for s in self.requests.lingering)]
+        return [Candidate(address, n) for n in places if n is not None and n.id != namespace]
+
+    def _everywhere(self, namespace: int, address: tuple[str, int]) -> list[Candidate]:
+        """Return where one of the machine's addresses may be served, the own namespace first.
+
+        The rules let a server on a wildcard address be reached by loopback only.
+        """
+        own = self.pool.all.get(namespace)
+        return [*([Candidate(address, own)] if own else []), *self._inward(namespace, address)]
+
+    def _is_inside(self, namespace: int, address: tuple[str, int]) -> bool:
+        """Tell whether a destination is loopback, or a server in one of our namespaces."""
+        host = address[0]
+        if not self.redirector.isolates:
+            return is_loopback(host) and address[1] != 53
+        if is_loopback(host) or host in OWN:
+            return True
+        return host in self.addresses and any(
+            self.attribution.listens(c.namespace.id, address)
+            for c in self._everywhere(namespace, address)
+            if c.namespace is not None
+        )
 
     async def late_candidates(self, connection: Connection) -> list[Candidate]:
         """Return where to dial when an exchange is forwarded after all, resolving its name."""
@@ -355,7 +451,8 @@ class Engine:
     def unreplayable(self, flow: TcpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
         miss = Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP)
-        self.scopes.problem(self.scopes.get(flow.scope), pipeline.unmatched(flow, miss))
+        scope = self.scopes.find(flow.scope) or self.scopes.session
+        self.scopes.problem(scope, pipeline.unmatched(flow, miss))
 
     def gone(self, connection: Connection) -> None:
         self.connections.discard(connection)
@@ -363,7 +460,8 @@ class Engine:
     def left_machine(self, packets: int) -> None:
         (self.scopes.running or self.scopes.session).counts.left_machine += packets
 
-    def _failed(self, plan: Plan, error: FlowError, origin: Origin = Origin.LIVE) -> None:
+    def _failed(self, plan: Plan, error: FlowError | None, origin: Origin = Origin.LIVE) -> None:
+        """List what does not become a connection of ours: it failed, or is left alone."""
         flow = self._tcp_flow(plan)
         flow.error, flow.origin = error, origin
         flow.reason = "loopback" if plan.loopback else ""

@@ -13,12 +13,12 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from pytest_netcapture.redirect.base import Redirector
-from pytest_netcapture.sandbox import namespaces
+from pytest_netcapture.sandbox import namespaces, processes
 
 T = TypeVar("T")
 
@@ -140,6 +140,20 @@ class Pool:
             self._free.remove(namespace)
         self._redirector.detach(namespace)
         namespace.close()
+
+    def is_empty(self, namespace: EngineNamespace) -> bool:
+        """Tell whether no process is left in it. Looks at all of them: not on the loop's thread."""
+        return not processes.processes_in({namespace.inode})
+
+    def moved(self, tick: int, last_number: int, identity: int) -> None:
+        """Learn where the test process is, if that cannot be seen."""
+
+    def remember(self) -> None:
+        """Note who is left, if that cannot be seen any more when the test process has ended."""
+
+    def end_processes(self, spare: Iterable[int]) -> None:
+        """End what the tests have left behind."""
+        processes.end_in({namespace.inode for namespace in self.all.values()}, spare)
 
     def close(self) -> None:
         self._size = 0

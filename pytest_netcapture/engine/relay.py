@@ -1,24 +1,27 @@
-"""A loopback connection that is left alone: bytes both ways between two sockets, nothing else.
+"""A connection that is left alone: bytes both ways between two sockets, nothing else.
 
 1. No transport, no layer, no task: setting one up costs a client that only looks whether a port is
    open more than the rest of its connection.
 2. What one side does not take is kept, one piece at most, and the other is not read meanwhile.
-3. An end is passed on as an end, a reset as a reset. The flow is recorded when both sides are done.
+3. An end is passed on as an end, a reset as a reset. `done` is told when both sides are.
 
-Tests: tests/engine/test_connections.py.
+Tests: tests/engine/test_connections.py, test_publisher.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_netcapture.flows import FlowError
 
 if TYPE_CHECKING:
-    from pytest_netcapture.engine.connection import Pending
     from pytest_netcapture.engine.main import Engine
+
+Done = Callable[[int, int, "FlowError | None"], None]
+"""Bytes from the client, bytes to it, and what ended it if it was not the two of them."""
 
 _BUFFER = memoryview(bytearray(1 << 18))
 """What every relay reads into: a large `recv` of its own is an mmap(2) and a munmap(2)."""
@@ -40,13 +43,14 @@ class _Way:
 class Relay:
     """One connection; `reset` ends it at once."""
 
-    def __init__(self, engine: Engine, client: socket.socket, pending: Pending) -> None:
-        assert pending.server is not None
+    def __init__(
+        self, engine: Engine, client: socket.socket, server: socket.socket, done: Done
+    ) -> None:
         self._engine = engine
-        self._pending = pending
+        self._done = done
         self._over = False
-        self._out = _Way(client, pending.server)
-        self._back = _Way(pending.server, client)
+        self._out = _Way(client, server)
+        self._back = _Way(server, client)
         for way in (self._out, self._back):
             engine.loop.add_reader(way.source.fileno(), self._readable, way)
 
@@ -115,9 +119,5 @@ class Relay:
                 reset_socket(sock)
             else:
                 sock.close()
-        flow, owner = self._pending.flow, self._pending.owner
-        flow.sent, flow.received, flow.error = self._out.moved, self._back.moved, error
-        flow.process, flow.inode = owner.process(), owner.inode
-        flow.ended = self._engine.now()
-        self._engine.recorded(flow)
         self._engine.connections.discard(self)
+        self._done(self._out.moved, self._back.moved, error)

@@ -14,6 +14,7 @@ from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem
 from pytest_netcapture.messages import (
+    Abandon,
     Begin,
     Begun,
     CassetteState,
@@ -28,7 +29,10 @@ from pytest_netcapture.messages import (
     GetFlows,
     GetProblems,
     Lease,
+    Moved,
     ProblemList,
+    Publish,
+    Published,
     Request,
     SetVariable,
     Update,
@@ -62,12 +66,20 @@ class Requests:
             GetProblems: self._problems,
             GetCassette: self._cassette,
             WaitChange: self._wait_change,
+            Publish: self._publish,
+            Abandon: self._abandon,
+            Moved: self._moved,
             End: self._end,
             Close: self._close,
         }
 
     def handle(self, request: Request) -> Answer | Awaitable[Answer] | None:
         return self._handlers[type(request)](request)
+
+    @property
+    def lingering(self) -> list[Scope]:
+        """Return what has ended while something was left in its namespace."""
+        return self._lingering
 
     def flush_soon(self, scope: Scope, flow: AnyFlow) -> None:
         """Put what is recorded on disk soon; a large body takes long and waits for the end."""
@@ -140,6 +152,7 @@ class Requests:
 
     def _update(self, request: Update) -> Answer:
         scope = self._engine.scopes.get(request.scope)
+        self._engine.drain(scope)
         before, scope.settings = scope.settings, request.settings
         warnings: tuple[str, ...] = ()
         if request.settings.cassette != before.cassette:
@@ -156,10 +169,28 @@ class Requests:
             # After the packets that have arrived with this message: a datagram needs no answer.
             engine.loop.call_soon(self._end_quietly, request, scope)
             return None
+        engine.drain(scope)
         self._end_with_programs(scope)
         if scope.heavy:
             return self._end_later(request, scope)
         return self._ended(request, scope, self._save(scope))
+
+    def _publish(self, request: Publish) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        port = self._engine.publisher.open(scope, request.port, request.host_port)
+        return Published(port), ()
+
+    def _abandon(self, request: Abandon) -> Answer:
+        namespace = self._leases.pop(request.scope, None)
+        scope = self._engine.scopes.find(request.scope)
+        if namespace is not None:
+            self._engine.pool.give_back(namespace)
+        elif scope is not None and scope.active:
+            self._engine.drain(scope)
+            if scope.cassette is not None:
+                scope.cassette.discard()
+            self._end_quietly(End(scope.id, clean=False), scope)
+        return Done(), ()
 
     def _end_quietly(self, request: End, scope: Scope) -> None:
         session = self._engine.scopes.session
@@ -170,6 +201,7 @@ class Requests:
 
     def _end_with_programs(self, scope: Scope) -> None:
         self._engine.scopes.end(scope)
+        self._engine.publisher.close(scope)
         for child in scope.children:
             self._engine.scopes.end(child)
             _add_up(scope.counts, child.counts)
@@ -219,14 +251,13 @@ class Requests:
         if self._engine.attribution.sockets_left(namespace.id) == 0:
             self._lingering.remove(scope)
             self._engine.scopes.forget(scope)
+            self._engine.redirector.renew(namespace)
             self._engine.pool.give_back(namespace)
 
     def _look_around(self) -> None:
         """Sweep the namespaces that hold no process any more. Runs in a thread."""
-        from pytest_netcapture.sandbox import processes
-
         for scope in list(self._lingering):
-            if scope.namespace is not None and not processes.processes_in({scope.namespace.inode}):
+            if scope.namespace is not None and self._engine.pool.is_empty(scope.namespace):
                 self._engine.loop.call_soon_threadsafe(self._sweep, scope)
 
     def _flush(self, scope: Scope) -> None:
@@ -241,13 +272,20 @@ class Requests:
                 scope.cassette.discard()
                 scope.cassette = None
 
+    def _moved(self, request: Moved) -> None:
+        self._engine.pool.moved(request.tick, request.last_number, request.namespace)
+
     # ── looking ──────────────────────────────────────────────────────────────────────────────
 
     def _flows(self, request: GetFlows) -> Answer:
-        return FlowList(self._engine.scopes.get(request.scope).flows), ()
+        scope = self._engine.scopes.get(request.scope)
+        self._engine.drain(scope)
+        return FlowList(scope.flows), ()
 
     def _problems(self, request: GetProblems) -> Answer:
-        return ProblemList(self._engine.scopes.get(request.scope).problems[request.since :]), ()
+        scope = self._engine.scopes.get(request.scope)
+        self._engine.drain(scope)
+        return ProblemList(scope.problems[request.since :]), ()
 
     def _cassette(self, request: GetCassette) -> Answer:
         scope = self._engine.scopes.get(request.scope)
@@ -278,13 +316,15 @@ class Requests:
         session = self._engine.scopes.session
         for connection in self._engine.connections:
             connection.count_left()
-        return Closed(session.counts, session.problems), ()
+        self._engine.pool.remember()
+        undecrypted = self._engine.opener.undecrypted
+        return Closed(session.counts, session.problems, undecrypted=undecrypted), ()
 
 
 def _begun(
     scope: int, namespace: EngineNamespace, known: list[int], warnings: tuple[str, ...] = ()
 ) -> Answer:
-    fds = [] if namespace.id in known else [namespace.fd]
+    fds = [] if namespace.id in known or namespace.fd < 0 else [namespace.fd]
     return Begun(scope, namespace.id, fds=len(fds), warnings=warnings), fds
 
 

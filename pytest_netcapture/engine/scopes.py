@@ -153,6 +153,7 @@ class Scopes:
     def replace(self, old: AnyFlow, new: AnyFlow) -> None:
         """Put what a connection turned out to be in the place of the connection itself."""
         new.id, new.scope, new.late = old.id, old.scope, old.late
+        new.process, new.inode = old.process, old.inode
         scope = self._all.get(old.scope)
         if scope is not None:
             for index in range(len(scope.flows) - 1, -1, -1):

@@ -79,11 +79,12 @@ def outcome(flow: Flow) -> str:
     """Return what came of it: status, size and time, or how it failed."""
     if flow.origin in (Origin.BLOCKED, Origin.UNMATCHED):
         return str(flow.origin.value)
+    if isinstance(flow, TlsFailure):
+        how = "refused by the client" if flow.side == "client" else "failed at the server"
+        return printable(f"{how}: {flow.detail}")
     if flow.error:
         after = f" after {size(flow.error.after)}" if flow.error.after else ""
         return f"{flow.error.kind}{after}"
-    if isinstance(flow, TlsFailure):
-        return printable(f"refused by the {flow.side}: {flow.detail}")
     parts = [_result(flow)]
     if flow.started and flow.ended > flow.started:
         parts.append(duration(flow.ended - flow.started))

@@ -141,5 +141,5 @@ def test_a_client_with_roots_of_its_own_works_on_its_retry_and_is_named(client, 
 def test_a_client_with_compiled_in_roots_is_named(client, builder, run):
     # It does not get through: its roots do not have this server's CA, but those of public servers.
     _, _, errors, seen = run(client, client.command(builder), times=2)
-    assert [flow.protocol for flow in seen] == ["tls", "tcp"], (seen, errors)
+    assert [flow.protocol for flow in seen[:2]] == ["tls", "tcp"], (seen, errors)
     assert "refused our certificate" in seen[1].reason

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_netcapture.engine import authority as module
-from pytest_netcapture.engine.authority import Authority, names_of, validity_of
+from pytest_netcapture.engine.authority import Authority, validity_of
 
 AUTHORITY = Authority()
 
@@ -79,43 +82,102 @@ def test_another_name_is_refused() -> None:
         shake(AUTHORITY.server_context(("a.example",)), "b.example")
 
 
-def test_an_untrusted_upstream_stays_untrusted() -> None:
-    with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
-        shake(AUTHORITY.server_context(("a.example",), trusted=False), "a.example")
-
-
-def test_an_expired_upstream_stays_expired() -> None:
-    past = dt.datetime(2020, 1, 1, tzinfo=dt.timezone.utc)
-    context = AUTHORITY.server_context(
-        ("a.example",), not_before=past, not_after=past + dt.timedelta(days=90)
+def certificate(
+    *names: str,
+    subject: str = "",
+    days: tuple[int, int] = (-9, 9),
+    extra: x509.ExtensionType | None = None,
+) -> bytes:
+    """Return a server's certificate by some other CA."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)] if subject else [])
+    now = dt.datetime.now(dt.timezone.utc)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "another CA")]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + dt.timedelta(days=days[0]))
+        .not_valid_after(now + dt.timedelta(days=days[1]))
     )
-    with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
-        shake(context, "a.example")
+    if names:
+        alternatives = [x509.DNSName(each) for each in names]
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    if extra is not None:
+        builder = builder.add_extension(extra, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def mirrored(der: bytes, name: str) -> x509.Certificate:
+    """Return the leaf that a client which does not verify is shown."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    shown = shake(AUTHORITY.mirror(der), name, client).getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown)
+
+
+def test_a_mirror_is_good_for_what_the_original_is() -> None:
+    der = certificate("*.example.com", "example.com", subject="example.com", days=(-300, 300))
+    done = shake(AUTHORITY.mirror(der), "www.example.com")
+    shown = done.getpeercert(binary_form=True)
+    assert shown is not None
+    assert validity_of(shown) == validity_of(der)
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        shake(AUTHORITY.mirror(der), "example.org")
+
+
+@pytest.mark.parametrize(("days", "word"), [((-9, -1), "expired"), ((1, 9), "not yet valid")])
+def test_a_mirror_is_bad_at_the_times_when_the_original_is(
+    days: tuple[int, int], word: str
+) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError, match=word):
+        shake(AUTHORITY.mirror(certificate("a.example", days=days)), "a.example")
+
+
+@pytest.mark.parametrize(
+    ("names", "subject"),
+    [(("a.example",), ""), ((), "a.example"), (("a.example",), "b.example"), ((), "")],
+)
+def test_a_mirror_is_named_where_the_original_is(names: tuple[str, ...], subject: str) -> None:
+    leaf = mirrored(certificate(*names, subject=subject), "a.example")
+    assert [a.value for a in leaf.subject] == ([subject] if subject else [])
+    if not names:
+        with pytest.raises(x509.ExtensionNotFound):
+            leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return
+    extension = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert extension.value.get_values_for_type(x509.DNSName) == list(names)
+    assert extension.critical == (not subject)
+
+
+def test_all_kinds_of_names_are_mirrored() -> None:
+    names: list[x509.GeneralName] = [
+        x509.IPAddress(ipaddress.ip_address("192.0.2.1")),
+        x509.UniformResourceIdentifier("spiffe://a.example/x"),
+        x509.RFC822Name("someone@a.example"),
+    ]
+    alternatives = x509.SubjectAlternativeName(names)
+    leaf = mirrored(certificate(extra=alternatives), "a.example")
+    shown = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert shown.value == alternatives
+    shake(AUTHORITY.mirror(certificate(extra=alternatives)), "192.0.2.1")
+
+
+def test_what_is_no_certificate_is_not_mirrored() -> None:
+    with pytest.raises(ValueError, match="parsing asn1"):
+        AUTHORITY.mirror(b"nonsense")
 
 
 def test_contexts_are_cached_by_all_that_they_depend_on() -> None:
     first = AUTHORITY.server_context(("c.example",))
     assert AUTHORITY.server_context(("c.example",)) is first
     assert AUTHORITY.server_context(("c.example",), alpn=("h2",)) is not first
-    assert AUTHORITY.server_context(("c.example",), trusted=False) is not first
-
-
-def test_the_leaf_mirrors_what_it_is_told() -> None:
-    client = client_context()
-    names = ("*.example.com", "example.com", "192.0.2.1")
-    der = shake(AUTHORITY.server_context(names), "example.com", client).getpeercert(
-        binary_form=True
-    )
-    assert der is not None
-    assert names_of(der) == names
-    begin, end = validity_of(der)
-    assert end - begin < dt.timedelta(days=397)
-    assert begin < dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=1)
-
-
-def test_names_of_a_certificate_without_any() -> None:
-    assert names_of(AUTHORITY.ca_der)[0].startswith("netcapture throwaway CA ")
-    assert names_of(b"nonsense") == ()
+    der = certificate("c.example")
+    assert AUTHORITY.mirror(der) is AUTHORITY.mirror(bytes(der))
+    assert AUTHORITY.mirror(der, alpn=("h2",)) is not AUTHORITY.mirror(der)
+    assert AUTHORITY.mirror(certificate("c.example")) is not AUTHORITY.mirror(der)
 
 
 def test_the_ca_may_sign_leaves_only() -> None:

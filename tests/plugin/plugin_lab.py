@@ -31,6 +31,8 @@ QUIET = (
     "timeout",
     "cacheprovider",
     "xdist",
+    "pytest_forked",
+    "rerunfailures",
 )
 """Plugins that a scenario does without unless it asks: they double the time of a run."""
 

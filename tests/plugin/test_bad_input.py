@@ -235,7 +235,8 @@ def test_no_user_namespaces(project: Project) -> None:
     import shlex
     import subprocess
 
-    command = shlex.join([sys.executable, "-m", "pytest", *project.arguments()])
+    tproxy = project.arguments("--netcapture-redirector=tproxy")  # auto would take another one
+    command = shlex.join([sys.executable, "-m", "pytest", *tproxy])
     for extra in ("", " -p xdist -n 2"):
         # As uid 0 of a first namespace the limit is ours to set; inside a second we are ourselves.
         inner = f"exec {command}{extra}"

@@ -137,8 +137,11 @@ def _message(kind, flags, body):
     return struct.pack("=IHHII", 16 + len(body), kind, flags | 1, 1, 0) + body
 
 
-def make_every_address_local():
-    """`lo` up, 192.0.2.1 and 2001:db8::1 on it, `local default dev lo` for both families."""
+def make_every_address_local(table=255):
+    """`lo` up, 192.0.2.1 and 2001:db8::1 on it, `local default dev lo` for both families.
+
+    The default table is `local`; another one gets a rule that leads to it.
+    """
     own = {
         4: socket.inet_pton(socket.AF_INET, "192.0.2.1"),
         6: socket.inet_pton(socket.AF_INET6, "2001:db8::1"),
@@ -149,10 +152,13 @@ def make_every_address_local():
         address = struct.pack("=BBBBI", number, length, flags, 0, 1)
         body.append(_message(20, 0x400, address + attr(2, own[version]) + attr(1, own[version])))
         scope = 254 if version == 4 else 0
-        route = struct.pack("=BBBBBBBBI", number, 0, 0, 0, 255, 4, scope, 2, 0)
+        route = struct.pack("=BBBBBBBBI", number, 0, 0, 0, table, 4, scope, 2, 0)
         body.append(
             _message(24, 0x400, route + attr(4, struct.pack("=I", 1)) + attr(7, own[version]))
         )
+        if table != 255:
+            rule = struct.pack("=BBBBBxxBI", number, 0, 0, 0, table, 1, 0)
+            body.append(_message(32, 0x400, rule + attr(6, struct.pack("=I", 100))))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as conn:
         conn.send(b"".join(body))
         check(conn)

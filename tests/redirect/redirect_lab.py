@@ -28,12 +28,14 @@ from concurrent.futures import Future
 import pytest
 
 from pytest_netcapture.redirect import kernel as k
-from pytest_netcapture.redirect import plumbing, ruleset
+from pytest_netcapture.redirect import ruleset
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.redirect.tproxy import TproxyRedirector
 
 LIMIT = 10
 WAIT = 5
+MACHINE = ("10.1.2.3", "fd00:1::3")
+"""What a lab's machine has as its own addresses."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,7 +79,6 @@ def _in_child(function):
     # Encoded before the fork, so that each child has it for nothing.
     for gate in (ruleset.NATIVE, ruleset.COMPAT):
         ruleset.batch(gate, ipv6=True)
-    plumbing._batch(ipv6=True)
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
@@ -168,7 +169,7 @@ class Lab:
         self.verdict = Verdict.ACCEPT
         self.events = queue.SimpleQueue()
         self.errors = []
-        self.redirector = TproxyRedirector(**options)
+        self.redirector = TproxyRedirector(addresses=MACHINE, **options)
         self.redirector._way = way
         self._start_loop()
         unshare(k.CLONE_NEWNET)

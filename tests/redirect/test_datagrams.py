@@ -15,7 +15,7 @@ from pytest_netcapture.redirect.datagrams import (
     encode_datagram,
     original_destination,
 )
-from pytest_netcapture.redirect.icmp import checksum, port_unreachable
+from pytest_netcapture.redirect.icmp import checksum, host_unreachable, port_unreachable
 
 CLIENT, SERVER, DNS = ("192.0.2.1", 5000), ("8.8.8.8", 4000), ("8.8.8.8", 53)
 
@@ -84,6 +84,17 @@ def test_too_many_flows_end_the_one_idle_the_longest():
     table.arrive(CLIENT, ("8.8.8.8", 3), b"", 4)
     assert ended == [2]
     assert len(table) == 2
+
+
+def test_all_end_when_the_namespace_is_anothers():
+    table, ended = FlowTable(), []
+    for port in (1, 2):
+        flow = table.arrive(CLIENT, ("8.8.8.8", port), b"", port)
+        flow.on_end(lambda port=port: ended.append(port))
+    table.clear()
+    assert (sorted(ended), len(table)) == ([1, 2], 0)
+    table.clear()
+    assert table.arrive(CLIENT, ("8.8.8.8", 1), b"", 3)
 
 
 def test_closing_tells_nobody_and_is_idempotent():
@@ -171,6 +182,16 @@ def test_a_refusal_quotes_the_datagram():
     told = port_unreachable(("::1", 5000), ("::2", 53))
     assert told[:2] == bytes([1, 4])
     assert told[48:52] == struct.pack("!HH", 5000, 53)
+
+
+def test_an_unreachable_host_quotes_the_syn():
+    told = host_unreachable(CLIENT, DNS, 77)
+    assert told[:2] == bytes([3, 1])
+    assert checksum(told) == 0
+    assert (told[17], told[28:36]) == (socket.IPPROTO_TCP, struct.pack("!HHI", 5000, 53, 77))
+    told = host_unreachable(("::1", 5000), ("::2", 53), 77)
+    assert told[:2] == bytes([1, 3])
+    assert (told[14], told[48:56]) == (socket.IPPROTO_TCP, struct.pack("!HHI", 5000, 53, 77))
 
 
 @settings(database=None)

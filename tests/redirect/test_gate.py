@@ -97,7 +97,7 @@ def test_a_question_is_asked_once_and_its_answer_is_for_all():
     assert pending.arrive(2, V4) == (None, None)
     assert pending.answer(syn, Verdict.REFUSE) == [1, 2]
     assert pending.answer(syn, Verdict.ACCEPT) == []
-    assert pending.arrive(3, V4) == (None, Verdict.REFUSE)
+    assert pending.arrive(3, V4) == (syn, Verdict.REFUSE)
 
 
 def test_a_new_try_from_the_same_port_is_a_new_question():

@@ -65,6 +65,24 @@ def test_every_address_is_local(version):
         dial(version)
 
 
+@both
+@isolated
+def test_bind_asks_the_table_of_local_addresses_only(version):
+    nft.make_every_address_local(table=100)
+    with socket.socket(FAMILY[version]) as conn, pytest.raises(OSError) as caught:
+        conn.bind((FOREIGN[version][0], 0))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    prepared = {MANGLE: [nft.tproxy(version, *LISTENER[version])]}
+    try:
+        nft.install(prepared)
+    except OSError as error:
+        raise Skipped(f"this kernel lacks an nftables expression: {error}") from error
+    server = listener(version)
+    client = dial(version)
+    conn, _ = server.accept()
+    assert conn.getsockname()[:2] == FOREIGN[version] == client.getpeername()[:2]
+
+
 @isolated
 def test_addrconfig_sees_both_families():
     nft.make_every_address_local()

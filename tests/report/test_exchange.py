@@ -74,8 +74,18 @@ LINES = [
         "UDP a.test:123 → 2 datagrams sent, 1 received (96 B, 48 B)",
     ),
     (
-        TlsFailure(host="a.test", port=443, side="client", detail="unknown_ca"),
+        TlsFailure(
+            host="a.test",
+            port=443,
+            side="client",
+            detail="unknown_ca",
+            error=FlowError("tls", "unknown_ca"),
+        ),
         "TLS a.test:443 → refused by the client: unknown_ca",
+    ),
+    (
+        TlsFailure(host="a.test", port=443, side="server", detail="certificate has expired"),
+        "TLS a.test:443 → failed at the server: certificate has expired",
     ),
 ]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pytest_netcapture.engine.layers.http1 import Http1Layer
-from pytest_netcapture.engine.layers.layer import Context, Layer
+from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
@@ -36,10 +36,15 @@ REASONS = {
 
 
 class OpeningLayer:
-    """Hold the first bytes until they tell what they are."""
+    """Hold the first bytes until they tell what they are.
 
-    def __init__(self, context: Switching) -> None:
+    `silent` is told of a client that ends before it has sent any, with its error if it had one, and
+    returns whether no more is to be said of it.
+    """
+
+    def __init__(self, context: Switching, silent: Callable[[str], bool] | None = None) -> None:
         self._context = context
+        self._silent = silent
         self._held = b""
 
     def client_data(self, data: bytes) -> None:
@@ -58,6 +63,8 @@ class OpeningLayer:
         self._context.layer.client_data(held)
 
     def client_eof(self) -> None:
+        if self._said_nothing(""):
+            return
         held, self._held = self._held, b""
         if not held and not self._context.has_server:
             self._context.close()  # on replay; a client that only looks whether the port is open
@@ -82,9 +89,19 @@ class OpeningLayer:
         self._context.layer.server_eof()
 
     def aborted(self, side: str, error: FlowError) -> None:
+        if side == "client" and self._said_nothing(error.detail):
+            return
         if not self._held and not self._context.has_server:
             self._context.close()
             return
         held, self._held = self._held, b""
         self._context.become_raw(f"the {side} reset it first", client_pending=held)
         self._context.layer.aborted(side, error)
+
+    def _said_nothing(self, error: str) -> bool:
+        silent, self._silent = self._silent, None  # an end may be followed by a reset
+        if self._held or silent is None or not silent(error):
+            return False
+        self._context.layer = Ignoring()
+        self._context.close()
+        return True

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import enum
+import struct
 from dataclasses import dataclass
 
 HELLO_LIMIT = 1 << 16
@@ -21,8 +22,15 @@ LINE_LIMIT = 1 << 16
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _SERVER_NAME = 0
+_SIGNATURES = 13
 _ALPN = 16
 _VERSIONS = 43
+TLS_1_2, TLS_1_3 = 0x0303, 0x0304
+_ECDSA_P256 = 0x0403
+_ECDSA_SUITES = frozenset(
+    (0xC009, 0xC00A, 0xC023, 0xC024, 0xC02B, 0xC02C, *range(0xC0AC, 0xC0B0), 0xCCA9)
+)
+"""Cipher suites of TLS 1.2 for a server with an ECDSA key; TLS 1.3's are for any."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _METHODS = frozenset(
@@ -45,12 +53,16 @@ class Guess(enum.Enum):
 
 @dataclass(frozen=True)
 class ClientHello:
-    """What a TLS client asks for. `length` is how many bytes of the stream its hello takes."""
+    """What a TLS client asks for. `length` is how many bytes of the stream its hello takes.
+
+    `ecdsa` says that it takes a certificate with a P-256 key.
+    """
 
     sni: str
     alpn: tuple[str, ...]
     versions: tuple[int, ...]
     length: int
+    ecdsa: bool = True
 
 
 @dataclass(frozen=True)
@@ -154,12 +166,13 @@ class _Reader:
 def _parse_body(body: bytes, length: int) -> ClientHello | NotTls:
     sni = ""
     alpn: tuple[str, ...] = ()
+    signatures: tuple[int, ...] = ()
     reader = _Reader(body)
     try:
         versions: tuple[int, ...] = (reader.number(2),)
         reader.take(32)
         reader.vector(1)
-        reader.vector(2)
+        suites = reader.vector(2)
         reader.vector(1)
         extensions = _Reader(reader.vector(2) if reader else b"")
         while extensions:
@@ -169,13 +182,19 @@ def _parse_body(body: bytes, length: int) -> ClientHello | NotTls:
             elif kind == _ALPN:
                 alpn = _protocols(content)
             elif kind == _VERSIONS:
-                offered = content.vector(1)
-                versions = tuple(
-                    int.from_bytes(offered[i : i + 2], "big") for i in range(0, len(offered), 2)
-                )
+                versions = _numbers(content.vector(1))
+            elif kind == _SIGNATURES:
+                signatures = _numbers(content.vector(2))
     except _Bad:
         return NotTls("malformed ClientHello")
-    return ClientHello(sni, alpn, versions, length)
+    ecdsa = _ECDSA_P256 in signatures and (
+        TLS_1_3 in versions or not _ECDSA_SUITES.isdisjoint(_numbers(suites))
+    )
+    return ClientHello(sni, alpn, versions, length, ecdsa)
+
+
+def _numbers(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(data) // 2}H", data[: len(data) & ~1])
 
 
 def _server_name(content: _Reader) -> str:

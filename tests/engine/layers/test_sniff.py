@@ -18,8 +18,12 @@ from pytest_netcapture.engine.layers.sniff import (
 )
 
 
-def hello(name: str | None = "a.example", alpn: tuple[str, ...] = ("h2", "http/1.1")) -> bytes:
-    context = ssl.create_default_context()
+def hello(
+    name: str | None = "a.example",
+    alpn: tuple[str, ...] = ("h2", "http/1.1"),
+    context: ssl.SSLContext | None = None,
+) -> bytes:
+    context = context or ssl.create_default_context()
     context.check_hostname = name is not None
     context.set_alpn_protocols(list(alpn))
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -56,6 +60,31 @@ class TestClientHello:
         )
         assert 0x0304 in parsed.versions
         assert parse_client_hello(data + b"more") == parsed
+
+    @pytest.mark.parametrize(
+        ("ciphers", "version", "ecdsa"),
+        [
+            ("DEFAULT", ssl.TLSVersion.TLSv1_3, True),
+            ("ECDHE-RSA-AES128-GCM-SHA256", ssl.TLSVersion.TLSv1_3, True),
+            ("DEFAULT", ssl.TLSVersion.TLSv1_2, True),
+            ("ECDHE-ECDSA-AES128-CCM", ssl.TLSVersion.TLSv1_2, True),
+            ("ECDHE-RSA-AES128-GCM-SHA256:AES256-SHA", ssl.TLSVersion.TLSv1_2, False),
+        ],
+    )
+    def test_whether_it_takes_an_ecdsa_certificate(
+        self, ciphers: str, version: ssl.TLSVersion, ecdsa: bool
+    ) -> None:
+        context = ssl.create_default_context()
+        context.maximum_version = version
+        context.set_ciphers(ciphers)
+        parsed = parse_client_hello(hello(context=context))
+        assert isinstance(parsed, ClientHello)
+        assert parsed.ecdsa == ecdsa
+
+    def test_one_without_algorithms_takes_none(self) -> None:
+        parsed = parse_client_hello(records(padded(10), 1 << 14))
+        assert isinstance(parsed, ClientHello)
+        assert not parsed.ecdsa
 
     def test_without_a_name(self) -> None:
         parsed = parse_client_hello(hello(None, ("x",)))

@@ -1,0 +1,208 @@
+"""TLS between a client and its server, decrypted in the middle; or relayed, and said why.
+
+1. Where nothing can be played the server's handshake comes first, and the client is shown a
+   certificate that is as good or as bad; otherwise one for the name that it asked for.
+2. Where that cannot be (upstream_tls.py has the cases) the client's own hello, which is still
+   unread, goes to the server over a relay, so even a first connection works as without us.
+3. A client refuses our certificate if it sends an alert that says so (alerts.py), or if it hangs up
+   in order, without a reset, having read the certificate: so do aiohttp, Node and Java's
+   HttpClient. One that finishes the handshake and then hangs up (wget, git and aria2 with GnuTLS,
+   curl_cffi, fingerprints in urllib3 and aiohttp) looks like one that only tries the port: it is
+   not taken for a refusal.
+4. A server's bad certificate is what failed, whatever its client says of the mirrored one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from pytest_netcapture.engine.connection import Connection
+from pytest_netcapture.engine.first_bytes import Vigil, has_left
+from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in
+from pytest_netcapture.engine.layers.layer import Layer
+from pytest_netcapture.engine.layers.opening import OpeningLayer
+from pytest_netcapture.engine.layers.sniff import TLS_1_2, TLS_1_3, ClientHello
+from pytest_netcapture.engine.layers.tls_relay import TlsRelay
+from pytest_netcapture.engine.opaque import Opaque
+from pytest_netcapture.engine.upstream_tls import Offer, Upstream, UpstreamTlsError, describe
+from pytest_netcapture.flows import FlowError, TlsFailure
+
+if TYPE_CHECKING:
+    from pytest_netcapture.engine.main import Engine
+
+
+class Interception:
+    """Opens connections whose client has sent a ClientHello."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.opaque = Opaque()
+
+    async def open(self, connection: Connection, hello: ClientHello) -> None:
+        connection.tls_name, connection.tls_alpn = hello.sni, hello.alpn
+        reason = self.opaque.why(connection, hello)
+        if reason:
+            await self._relay(connection, reason)
+        elif connection.server_socket is not None:
+            await self._server_first(connection, hello)
+        else:
+            await self._client_only(connection, hello)
+
+    async def late(self, connection: Connection, sock: socket.socket) -> Upstream:
+        """Shake hands with a server whose client has been shown a certificate already."""
+        alpn = ("http/1.1",) if "http/1.1" in connection.tls_alpn else ()
+        name = connection.tls_name or connection.endpoint.host
+        return await self._handshake(connection, sock, name, Offer(alpn))
+
+    # ── the server ───────────────────────────────────────────────────────────────────────────
+
+    async def _server_first(self, connection: Connection, hello: ClientHello) -> None:
+        sock, client = connection.take_server_socket(), connection.client_socket
+        assert sock is not None
+        assert client is not None
+        connection.endpoint.tls = True
+        vigil = Vigil(self._engine.loop, client, functools.partial(_hang_up, sock))
+        try:
+            name = hello.sni or connection.plan.address[0]
+            upstream = await self._handshake(connection, sock, name, _offer(hello))
+            context = self._mirror(upstream)
+        except UpstreamTlsError as failed:
+            vigil.end()
+            await self._let_it_see(connection, client, failed)
+            return
+        vigil.end()
+        if has_left(client):
+            self._gone_early(connection)
+            return
+        connection.adopt_upstream(upstream)
+        await self._client_side(connection, context, upstream.problem)
+
+    async def _handshake(
+        self, connection: Connection, sock: socket.socket, name: str, offer: Offer
+    ) -> Upstream:
+        def redial() -> asyncio.Future[socket.socket]:
+            return asyncio.ensure_future(self._engine.opener.dial(connection))
+
+        return await self._engine.upstream_tls.connect(
+            connection.server_side,
+            sock,
+            redial=redial,
+            server_name=name,
+            offer=offer,
+            upstream_ca=connection.scope.settings.upstream_ca,
+        )
+
+    def _mirror(self, upstream: Upstream) -> ssl.SSLContext:
+        alpn = (upstream.alpn,) if upstream.alpn else ()
+        try:
+            if upstream.is_like_its_leaf:
+                return self._engine.authority.mirror(upstream.certificate, alpn=alpn)
+        except ValueError as error:
+            raise UpstreamTlsError(str(error), "its certificate cannot be mirrored") from error
+        raise UpstreamTlsError(upstream.problem, "its issuer's certificate is bad", lasting=True)
+
+    async def _let_it_see(
+        self, connection: Connection, client: socket.socket, failed: UpstreamTlsError
+    ) -> None:
+        """Put the client through to its server, since we get no further than this."""
+        connection.drop_server()
+        if has_left(client):
+            self._gone_early(connection)
+            return
+        if failed.lasting:
+            self.opaque.learn(connection, failed.reason)
+        self.opaque.name(connection, failed.reason)
+        await self._relay(connection, failed.reason, failed.blame)
+
+    # ── the client ───────────────────────────────────────────────────────────────────────────
+
+    async def _client_only(self, connection: Connection, hello: ClientHello) -> None:
+        plan = connection.plan
+        names = (hello.sni,) if hello.sni else tuple(dict.fromkeys((*plan.names, plan.address[0])))
+        alpn = ("http/1.1",) if "http/1.1" in hello.alpn else ()
+        connection.endpoint.tls = True
+        context = self._engine.authority.server_context(names, alpn=alpn)
+        await self._client_side(connection, context)
+
+    async def _client_side(
+        self, connection: Connection, context: ssl.SSLContext, problem: str = ""
+    ) -> None:
+        if connection.tls_name:
+            connection.endpoint.host = connection.tls_name.lower().rstrip(".")
+        silent = functools.partial(self._silent, connection, problem)
+        try:
+            await start(connection, OpeningLayer(connection, silent), context)
+        except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:
+            self._refused(connection, error, problem)
+            connection._client_reset = getattr(error, "errno", None) == errno.ECONNRESET
+            connection.reset()  # and the server's side as the client ended its own
+
+    def _refused(self, connection: Connection, error: Exception, problem: str) -> None:
+        """Note how a handshake with the client ended."""
+        detail = describe(error)
+        if problem:
+            _failure(connection, "server", problem)
+            return
+        if detail == HUNG_UP or detail in OF_CERTIFICATES:
+            self.opaque.refused(connection, detail)
+        _failure(connection, "client", detail)
+
+    def _silent(self, connection: Connection, problem: str, error: str) -> bool:
+        """Note that a client ended after the handshake without a word; tell if that is failing."""
+        alert = alert_in(error)
+        if not problem and not alert:
+            return False
+        if not problem and alert in OF_CERTIFICATES:
+            self.opaque.refused(connection, alert)
+        _failure(connection, "server" if problem else "client", problem or alert)
+        return True
+
+    def _gone_early(self, connection: Connection) -> None:
+        """Note that the client did not wait for a certificate."""
+        _failure(connection, "client", "hung up before the server's certificate came")
+        connection.reset()
+
+    # ── neither ──────────────────────────────────────────────────────────────────────────────
+
+    async def _relay(self, connection: Connection, reason: str, blame: str = "") -> None:
+        scope = connection.scope
+        if connection.server_socket is None and scope.plays and not scope.records:
+            connection.give_up(reason)
+            return
+        connection.endpoint.tls = False
+        await start(connection, TlsRelay(connection, reason, sni=connection.tls_name, blame=blame))
+        if not connection.has_server:
+            connection.connect()
+
+
+async def start(
+    connection: Connection, layer: Layer | None = None, context: ssl.SSLContext | None = None
+) -> None:
+    """Set a connection going; or end it, if its server has reset it before it could be."""
+    await connection.start(layer, context)
+    if connection.over:
+        connection.reset()
+
+
+def _failure(connection: Connection, side: str, detail: str) -> None:
+    sni, error = connection.tls_name, FlowError("tls", detail)
+    flow = TlsFailure(side=side, sni=sni, detail=detail, error=error)
+    connection.begin(flow)
+    connection.record(flow)
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """End the handshake on `sock`, whose transport then says so."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _offer(hello: ClientHello) -> Offer:
+    alpn = tuple(p for p in hello.alpn if p != "h2" and p.isascii() and p)
+    return Offer(alpn, tuple(v for v in (TLS_1_2, TLS_1_3) if v in hello.versions))
