@@ -72,6 +72,7 @@ class Shelf:
         self.failures: list[Recording] = []
         self.dns_types: dict[str, set[str]] = {}
         self.places: set[tuple[str, int]] = set()
+        self.http_versions: dict[tuple[str, int], set[str]] = {}
         self.hosts: set[str] = set()
 
     def add(self, peek: Peek, recording: Recording) -> None:
@@ -85,7 +86,9 @@ class Shelf:
             self._lines.setdefault(line, []).append(recording)
             recording.bare = request.body is None or not request.body.size
             self.exchanges.append(recording)
-            self.places.add((host, request.port))
+            place = (host, request.port)
+            self.places.add(place)
+            self.http_versions.setdefault(place, set()).add(request.version)
             self.hosts.add(host)
         elif isinstance(peek, PeekDns):
             name = without_tags(peek.name)

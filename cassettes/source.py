@@ -86,6 +86,7 @@ class PeekRequest(msgspec.Struct, gc=False):
     host: str
     port: int
     target: str
+    version: str = "1.1"
     body: PeekBodyRef | None = None
 
 

@@ -188,6 +188,12 @@ class Cassette:
         """Tell whether anything is recorded for this host, or address of one, and port."""
         return self._shelf.knows(self._known_as(host_or_address), port)
 
+    def http_versions(self, host: str, port: int) -> set[str]:
+        """Return the versions of HTTP in which exchanges with this host were recorded."""
+        if not self.can_play:
+            return set()
+        return self._shelf.http_versions.get((self._known_as(host), port), set())
+
     @property
     def hosts(self) -> set[str]:
         """The names that any recorded flow has."""

@@ -238,6 +238,8 @@ class FlowError(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     after: int = 0
     """Bytes of the answer that had arrived by then."""
+    code: int | None = None
+    """The protocol's own number for it: of an HTTP/2 stream that was reset."""
 
 
 class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):

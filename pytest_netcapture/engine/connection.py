@@ -17,7 +17,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -229,6 +229,12 @@ class Connection:
     def to_server_stream(self, pieces: Iterable[bytes]) -> None:
         self._to_server.stream(pieces)
 
+    def full(self, side: str) -> bool:
+        return self._outlet(side).full
+
+    def when_free(self, side: str, function: Callable[[], None]) -> None:
+        self._outlet(side).then(function)
+
     def eof_client(self) -> None:
         self._to_client.then(self._eof_client_now)
 
@@ -404,6 +410,9 @@ class Connection:
             )
             self._resolved_at = asked
         return self._resolved
+
+    def _outlet(self, side: str) -> Outlet:
+        return self._to_client if side == "client" else self._to_server
 
     def _close_now(self) -> None:
         reset_socket(self._client_socket)

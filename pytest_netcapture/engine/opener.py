@@ -3,8 +3,10 @@
 1. The ClientHello is read by peeking, so the transport that does TLS gets it whole.
 2. Where nothing can be played, the real server's handshake comes first, and the client is shown a
    certificate with the same names and faults; otherwise one for the name it asked for.
-3. Whatever cannot be decoded (a passthrough host, a client that refused us before, one that speaks
-   HTTP/2 only) is relayed as it is, and listed with the reason.
+3. The client gets the protocol (ALPN) that the server chose; without a server, the one in which the
+   host was recorded. A server that is dialled later is asked for that one only.
+4. Whatever cannot be decoded (a passthrough host, a client that refused us before) is relayed as it
+   is, and listed with the reason.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
 
 PEEK = 1 << 16
+H2, HTTP1 = "h2", "http/1.1"
+_DECODED = (H2, HTTP1)
 DNS_PORT = 53
 FIRST_BYTES_TIMEOUT = 3.0
 """Seconds that a client without a server (replay) may take to say what it wants."""
@@ -94,25 +98,33 @@ class Opener:
         sock = connection.take_server_socket()
         assert sock is not None
         connection.endpoint.tls = True
+        offered = tuple(name for name in connection.tls_alpn if name in _DECODED)
         try:
-            upstream = await self._handshake(connection, sock)
+            upstream = await self._handshake(connection, sock, offered)
         except UpstreamTlsError as failed:
             self._tls_failure(connection, "server", failed.error.detail)
             connection.reset()
             return
         connection.adopt_upstream(upstream)
-        alpn = (upstream.alpn,) if upstream.alpn else ()
-        await self._client_side(
-            connection, self._mirror(upstream, connection, alpn), upstream.trusted
-        )
+        connection.endpoint.alpn = upstream.alpn
+        await self._client_side(connection, self._mirror(upstream, connection), upstream.trusted)
 
     async def _client_only(self, connection: Connection, hello: ClientHello) -> None:
         name = hello.sni or connection.endpoint.host
-        alpn = ("http/1.1",) if "http/1.1" in hello.alpn else ()
         connection.endpoint.tls = True
-        await self._client_side(
-            connection, self._engine.authority.server_context((name,), alpn=alpn), True
-        )
+        connection.endpoint.alpn = self._recorded_protocol(connection, hello.alpn, name)
+        context = self._engine.authority.server_context((name,), alpn=_alpn(connection))
+        await self._client_side(connection, context, True)
+
+    @staticmethod
+    def _recorded_protocol(connection: Connection, offered: tuple[str, ...], host: str) -> str:
+        """Return which of the offered protocols the client spoke with this host when recorded."""
+        cassette = connection.scope.cassette
+        port = connection.plan.address[1]
+        recorded = cassette.http_versions(host, port) if cassette is not None else set()
+        if H2 in offered and ("2" in recorded or HTTP1 not in offered):
+            return H2
+        return HTTP1 if HTTP1 in offered else ""
 
     async def _client_side(
         self, connection: Connection, context: ssl.SSLContext, trusted: bool
@@ -129,10 +141,9 @@ class Opener:
                 self._refused[key] = f"the client refused our certificate ({detail})"
             connection.reset()
 
-    def _mirror(
-        self, upstream: Upstream, connection: Connection, alpn: tuple[str, ...]
-    ) -> ssl.SSLContext:
+    def _mirror(self, upstream: Upstream, connection: Connection) -> ssl.SSLContext:
         """Return a context whose leaf is as good or as bad as the server's own."""
+        alpn = _alpn(connection)
         names = names_of(upstream.certificate) or (connection.endpoint.host,)
         if not upstream.problem:
             return self._engine.authority.server_context(names, alpn=alpn)
@@ -141,12 +152,13 @@ class Opener:
             names, alpn=alpn, not_before=not_before, not_after=not_after, trusted=upstream.trusted
         )
 
-    async def _handshake(self, connection: Connection, sock: socket.socket) -> Upstream:
+    async def _handshake(
+        self, connection: Connection, sock: socket.socket, alpn: tuple[str, ...]
+    ) -> Upstream:
         def redial() -> asyncio.Future[socket.socket]:
             return asyncio.ensure_future(self.dial(connection))
 
         settings = connection.scope.settings
-        alpn = ("http/1.1",) if "http/1.1" in connection.tls_alpn else ()
         name = connection.tls_name or connection.endpoint.host
         return await self._engine.upstream_tls.connect(
             connection.server_side,
@@ -160,8 +172,10 @@ class Opener:
     async def _connect(self, connection: Connection) -> None:
         try:
             sock = await self.dial(connection)
-            upstream = await self._handshake(connection, sock) if connection.endpoint.tls else None
-            if upstream is None:
+            upstream = None
+            if connection.endpoint.tls:
+                upstream = await self._handshake(connection, sock, _alpn(connection))
+            else:
                 side = connection.server_side()
                 await self._engine.loop.create_connection(lambda: side, sock=sock)
         except UpstreamTlsError as failed:
@@ -171,9 +185,10 @@ class Opener:
         else:
             if upstream is None:
                 connection.connected(side, None)
-            elif upstream.problem:  # the client was shown a good certificate already
+            elif problem := upstream.problem or _changed(connection, upstream):
+                # The client was shown a good certificate already, and speaks what was recorded.
                 upstream.transport.abort()
-                connection.connected(None, FlowError("tls", upstream.problem))
+                connection.connected(None, FlowError("tls", problem))
             else:
                 connection.connected(upstream.protocol, None)
 
@@ -188,8 +203,6 @@ class Opener:
         refused = self._refused.get(((hello.sni or connection.endpoint.host).lower(), port))
         if refused:
             return refused
-        if hello.alpn and "http/1.1" not in hello.alpn and "h2" in hello.alpn:
-            return "the client speaks HTTP/2 only, which is not decoded yet"
         connection.tls_alpn = tuple(hello.alpn)
         return ""
 
@@ -284,6 +297,17 @@ def _is_refusal(error: Exception, detail: str) -> bool:
     By an alert, or, as Node does, by hanging up without one when it has seen the certificate.
     """
     return isinstance(error, ConnectionError) or any(w in detail.upper() for w in _REFUSALS)
+
+
+def _alpn(connection: Connection) -> tuple[str, ...]:
+    """Return what is agreed on with the client, as an offer."""
+    return (connection.endpoint.alpn,) if connection.endpoint.alpn else ()
+
+
+def _changed(connection: Connection, upstream: Upstream) -> str:
+    if connection.endpoint.alpn == H2 and upstream.alpn != H2:
+        return "recorded over HTTP/2, which the server does not speak now"
+    return ""
 
 
 @functools.lru_cache(256)

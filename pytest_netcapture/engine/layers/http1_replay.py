@@ -61,11 +61,11 @@ def _respond(
         fields = response.headers.replace("transfer-encoding", None).fields
     body = response.body
     if body.size <= WHOLE:
-        data = b"".join(_coded(body)) if body.coding or body.path else body.data
+        data = b"".join(coded(body)) if body.coding or body.path else body.data
         length, pieces = len(data), iter((data,))
     else:
-        length = sum(map(len, _coded(body))) if body.coding else body.size
-        pieces = _coded(body)
+        length = sum(map(len, coded(body))) if body.coding else body.size
+        pieces = coded(body)
     until_close = response.closes or chunked
     if whole and not until_close and special.get("content-length") != str(length):
         fields = Headers(fields).replace("content-length", str(length)).fields
@@ -79,23 +79,22 @@ def _sized(head: bytes, pieces: Iterator[bytes], size: int, *, closes: bool) -> 
     return Answer(head, pieces, closes=closes)
 
 
-def _coded(body: Body) -> Iterator[bytes]:
-    return encode(body.pieces(), body.coding) if body.coding else body.pieces()
+def coded(body: Body, pieces: Iterator[bytes] | None = None) -> Iterator[bytes]:
+    """Yield a body, or the `pieces` that it is cut into, with its content coding."""
+    pieces = body.pieces() if pieces is None else pieces
+    return encode(pieces, body.coding) if body.coding else pieces
 
 
 def _chunked(response: HttpResponse, *, whole: bool) -> Iterator[bytes]:
     body = response.body
-    pieces: Iterator[bytes] = _recorded_chunks(body) if body.chunks else body.pieces()
-    if body.coding:
-        pieces = encode(pieces, body.coding)
-    for piece in pieces:
+    for piece in coded(body, recorded_chunks(body) if body.chunks else None):
         if piece:
             yield b"%x\r\n%b\r\n" % (len(piece), piece)
     if whole:
         yield b"0\r\n" + _lines(response.trailers.fields) + b"\r\n"
 
 
-def _recorded_chunks(body: Body) -> Iterator[bytes]:
+def recorded_chunks(body: Body) -> Iterator[bytes]:
     """Cut the body where it was cut; what the sizes do not cover is a last chunk."""
     held = b""
     source = body.pieces()

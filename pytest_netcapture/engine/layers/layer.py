@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -74,6 +74,10 @@ class Context(Protocol):
 
     endpoint: Endpoint
 
+    @property
+    def has_server(self) -> bool:
+        """Tell whether there is an upstream connection, or one being made."""
+
     def now(self) -> int:
         """Monotonic nanoseconds: time is an argument, so tests choose it."""
 
@@ -86,6 +90,12 @@ class Context(Protocol):
 
     def to_server_stream(self, pieces: Iterable[bytes]) -> None:
         """Write `pieces` as fast as the server reads; run them to the end or close them."""
+
+    def full(self, side: str) -> bool:
+        """Tell whether the socket of `side` ("client" or "server") takes no more for now."""
+
+    def when_free(self, side: str, function: Callable[[], None]) -> None:
+        """Run `function` when the socket of `side` takes more, at once if it does."""
 
     def eof_client(self) -> None:
         """Half-close towards the client (all pending writes first)."""

@@ -33,6 +33,7 @@ class Playbook:
         spool: Path = Path("/nonexistent"),
         window: int = 1 << 20,
         port: int = 80,
+        has_server: bool = False,
     ) -> None:
         self.endpoint = Endpoint("192.0.2.7", port, tls=tls)
         self.events: list[tuple[Any, ...]] = []
@@ -50,6 +51,10 @@ class Playbook:
         self._window = window
         self._time = 0
         self.raw_reason = ""
+        self.has_server = has_server
+        self.stuffed: set[str] = set()
+        """Sides whose socket is full."""
+        self.waiting_for_room: list[tuple[str, Callable[[], None]]] = []
         self.layer: Layer = make(self)
 
     # Hands
@@ -78,6 +83,14 @@ class Playbook:
         self.layer.aborted("client", FlowError("reset", "by the client"))
         return self
 
+    def free(self, side: str) -> Playbook:
+        """Let the socket of `side` take what was waiting."""
+        self.stuffed.discard(side)
+        waiting, self.waiting_for_room = self.waiting_for_room, []
+        for _, function in waiting:
+            function()
+        return self
+
     # Eyes
 
     def expect_client(self, data: bytes) -> Playbook:
@@ -89,6 +102,15 @@ class Playbook:
         assert self._server == data
         self._server = b""
         return self
+
+    def take_client(self) -> bytes:
+        """Return what was written to the client since the last look."""
+        data, self._client = self._client, b""
+        return data
+
+    def take_server(self) -> bytes:
+        data, self._server = self._server, b""
+        return data
 
     def expect(self, *names: str) -> Playbook:
         """Expect these effects, data aside, since the last look."""
@@ -134,6 +156,15 @@ class Playbook:
         self.events.append(("to_server_stream",))
         for piece in pieces:
             self.to_server(piece)
+
+    def full(self, side: str) -> bool:
+        return side in self.stuffed
+
+    def when_free(self, side: str, function: Callable[[], None]) -> None:
+        if side in self.stuffed:
+            self.waiting_for_room.append((side, function))
+        else:
+            function()
 
     def eof_client(self) -> None:
         self.events.append(("eof_client",))
