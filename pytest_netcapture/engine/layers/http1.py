@@ -1,6 +1,7 @@
 """HTTP/1.0 and HTTP/1.1 on one connection (RFC 9112).
 
-1. Bytes pass unchanged; the parser observes. Only what we answer ourselves is written by us.
+1. Bytes pass unchanged; the parser observes. Only what we answer ourselves is written by us, and
+   the offer to go on as HTTP/2 (Upgrade: h2c) is left out: a proxy may (RFC 9110 §7.8).
 2. Requests are parsed and forwarded as they come, pipelined ones too; answers keep their order.
    While one waits to be answered from here behind forwarded ones, or may switch protocols, the
    bytes after it wait.
@@ -20,8 +21,10 @@ from pytest_netcapture.engine.layers.http1_exchange import Exchange, locate, spo
 from pytest_netcapture.engine.layers.http1_head import (
     Malformed,
     head_end,
+    offers_h2c,
     parse_request,
     skip_blank,
+    without_h2c,
 )
 from pytest_netcapture.engine.layers.http1_replay import render
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
@@ -155,7 +158,8 @@ class Http1Layer:
         else:
             place = locate(self._context, head)
             self._place = (host, place) if head.target[0] == "/" else ("", place)
-        exchange = Exchange(self._context, head, data[:end], place)
+        raw = without_h2c(data[:end]) if offers_h2c(head) else data[:end]
+        exchange = Exchange(self._context, head, raw, place)
         self._inbox = data[end:]
         self._started(exchange)
         return not self._over

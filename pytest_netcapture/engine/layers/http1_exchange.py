@@ -14,7 +14,11 @@ from pytest_netcapture.engine.layers.http1_framing import (
     request_framing,
     response_framing,
 )
-from pytest_netcapture.engine.layers.http1_head import RequestHead, ResponseHead
+from pytest_netcapture.engine.layers.http1_head import (
+    RequestHead,
+    ResponseHead,
+    offers_h2c,
+)
 from pytest_netcapture.engine.layers.layer import BodySink, Context, Play
 from pytest_netcapture.flows import Body, FlowError, Headers, HttpFlow, HttpRequest, HttpResponse
 
@@ -83,7 +87,7 @@ class Exchange:
         self.expects = special.get("expect", "").lower() == "100-continue"
         self.continued = False
         self.tunnels = head.method == "CONNECT"
-        self.switches = self.tunnels or "upgrade" in special
+        self.switches = self.tunnels or ("upgrade" in special and not offers_h2c(head))
         self.received = 0
         self.received_all = False
         self.interim: list[tuple[int, Headers]] = []

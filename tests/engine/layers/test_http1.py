@@ -113,6 +113,17 @@ class TestForwarding:
             (103, [("Link", "</x>")])
         ]
 
+    def test_an_offer_to_go_on_as_http2_is_left_out(self) -> None:
+        sent = (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, x\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+        )
+        play = playbook()
+        play.client(sent + GET)
+        play.expect_server(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\n\r\n" + GET)
+        play.server(OK)
+        assert play.flow.request.headers["upgrade"] == "h2c"
+
     def test_expect_continue_is_between_the_two(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         interim = b"HTTP/1.1 100 Continue\r\n\r\n"
