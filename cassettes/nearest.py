@@ -18,7 +18,7 @@ from pytest_netcapture.cassettes.records import HttpRecord
 from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.cassettes.tags import without_tags
 from pytest_netcapture.cassettes.volatile import volatile_part
-from pytest_netcapture.flows import Difference, HttpFlow, HttpRequest
+from pytest_netcapture.flows import Difference, HttpFlow, HttpRequest, WebSocketMessage
 
 _WEIGHTS = {"host": 30.0, "path": 25.0, "method": 12.0, "body": 12.0, "port": 8.0, "query": 8.0}
 _OTHER_WEIGHT = 4.0
@@ -68,6 +68,18 @@ def differences(
 def matcher_of(difference: Difference) -> str:
     """Return the name in match_on that makes `difference` count."""
     return difference.field.partition(".")[0].partition("[")[0]
+
+
+def message_differences(recorded: WebSocketMessage, actual: WebSocketMessage) -> list[Difference]:
+    """Return how two messages of a WebSocket differ, field by field when both are JSON."""
+    found: list[Difference] = []
+    _compare(found, "kind", recorded.kind, actual.kind)
+    left, right = _json(recorded.data), _json(actual.data)
+    if left is not _ABSENT and right is not _ABSENT:
+        _compare_values(found, "message", left, right)
+    else:
+        _compare(found, "message", _readable(recorded.data), _readable(actual.data))
+    return found[:_FIELDS]
 
 
 def _ranked(

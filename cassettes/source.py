@@ -94,6 +94,10 @@ class PeekHttp(msgspec.Struct, tag_field="kind", tag="http", gc=False):
     request: PeekRequest
 
 
+class PeekWebSocket(PeekHttp, tag_field="kind", tag="websocket", gc=False):
+    pass
+
+
 class PeekAnswer(msgspec.Struct, gc=False):
     data: str = ""
 
@@ -135,11 +139,11 @@ class _PeekEnd(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     records: int
 
 
-Peek: TypeAlias = PeekHttp | PeekDns | PeekTcp | PeekUdp | PeekTls
+Peek: TypeAlias = PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls
 Visit: TypeAlias = Callable[[Peek, Recording], None]
 
 _peek = msgspec.msgpack.Decoder(
-    PeekHttp | PeekDns | PeekTcp | PeekUdp | PeekTls | _PeekBody | _PeekEnd
+    PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls | _PeekBody | _PeekEnd
 )
 _segment = msgspec.msgpack.Decoder(BodySegment)
 

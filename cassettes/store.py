@@ -28,6 +28,7 @@ import time
 from collections import Counter
 
 from pytest_netcapture.cassettes import session
+from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.explain import explain_dns, explain_http
 from pytest_netcapture.cassettes.journal import Journal
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
@@ -50,6 +51,7 @@ from pytest_netcapture.flows import (
     HttpRequest,
     Origin,
     TcpFlow,
+    WebSocketFlow,
 )
 from pytest_netcapture.settings import CassetteUse, RecordMode, Repeat
 
@@ -161,6 +163,10 @@ class Cassette:
         if self.use.repeat is not Repeat.ONCE and len(self._kept) < _KEPT and _is_small(flow):
             self._kept[id(recording)] = flow
         return flow
+
+    def conversation(self, flow: WebSocketFlow) -> Conversation:
+        """Return what is to be said, and expected, on a recorded WebSocket."""
+        return Conversation(flow, self._scrubber.message)
 
     def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
         """Return the recorded answer; the last one again when all were given."""

@@ -32,6 +32,7 @@ from pytest_netcapture.flows import (
     TcpFlow,
     TlsFailure,
     UdpFlow,
+    WebSocketFlow,
 )
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.messages import CassetteState
@@ -92,6 +93,10 @@ class Netcapture:
     @property
     def http(self) -> HttpView:
         return HttpView(self._source.flows, name="http", kind=HttpFlow)
+
+    @property
+    def websockets(self) -> View[WebSocketFlow]:
+        return View(self._source.flows, name="websockets", kind=WebSocketFlow)
 
     @property
     def dns(self) -> DnsView:

@@ -288,6 +288,63 @@ class HttpFlow(Flow, kw_only=True, omit_defaults=True, tag="http"):
         return f"{self.request.method} {self.url} → {tail}"
 
 
+class WebSocketMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One message, its fragments joined and decompressed (RFC 6455 §5).
+
+    `kind` is text, binary, ping, pong or close. `data` of a close is its reason, `code` its code
+    (1005: it had none). `time` is when its last byte came.
+    """
+
+    sent: bool
+    """Whether the client sent it."""
+    kind: str
+    data: bytes = b""
+    code: int = 0
+    time: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Parse the data as JSON. Raises `msgspec.DecodeError` when it is not."""
+        return msgspec.json.decode(self.data)
+
+    def __str__(self) -> str:
+        mark = ">" if self.sent else "<"
+        code = f" {self.code}" if self.kind == "close" else ""
+        return f"{mark} {self.kind}{code} {self.text[:200]}".rstrip()
+
+
+class WebSocketFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="websocket"):
+    """An exchange that asked for a WebSocket, and the messages if it got one."""
+
+    messages: list[WebSocketMessage] = []
+
+    protocol: ClassVar[str] = "websocket"
+
+    @property
+    def opened(self) -> bool:
+        """Tell whether the server agreed to a WebSocket (RFC 6455 §4.2.2, RFC 8441 §5)."""
+        accepted = 200 if self.request.method == "CONNECT" else 101
+        return self.response is not None and self.response.status == accepted
+
+    @property
+    def sent(self) -> list[WebSocketMessage]:
+        """Return the texts and binaries that the client sent."""
+        return [m for m in self.messages if m.sent and m.kind in ("text", "binary")]
+
+    @property
+    def received(self) -> list[WebSocketMessage]:
+        """Return the texts and binaries that the server sent."""
+        return [m for m in self.messages if not m.sent and m.kind in ("text", "binary")]
+
+    @property
+    def close_code(self) -> int | None:
+        """Return the code of the close that came first, None while there is none."""
+        return next((m.code for m in self.messages if m.kind == "close"), None)
+
+
 class DnsAnswer(msgspec.Struct, frozen=True):
     """One resource record in presentation form (RFC 1035 §5.1); `ttl` in seconds."""
 
@@ -359,7 +416,7 @@ class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
         return f"TLS {where} failed on the {self.side}'s side: {self.detail}"
 
 
-AnyFlow: TypeAlias = HttpFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
+AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
@@ -312,6 +313,13 @@ class Connection:
             self.engine.scopes.replace(first, flow)
         else:
             self.engine.scopes.add(scope, flow, late)
+
+    def changed(self) -> None:
+        self.engine.scopes.changed()
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        flow.process, flow.inode = self.owner.process(), self.owner.inode
+        self.engine.unlike(flow, miss)
 
     def record(self, flow: AnyFlow) -> None:
         flow.ended = self.now()

@@ -354,7 +354,10 @@ class Engine:
 
     def unreplayable(self, flow: TcpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
-        miss = Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP)
+        self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP))
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        """Fail the test for what is not as it was recorded."""
         self.scopes.problem(self.scopes.get(flow.scope), pipeline.unmatched(flow, miss))
 
     def gone(self, connection: Connection) -> None:

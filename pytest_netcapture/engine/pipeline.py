@@ -6,9 +6,10 @@ Pure decisions over a scope's settings and cassette; the callers do the I/O and 
 from __future__ import annotations
 
 from pytest_netcapture.cassettes.miss import Miss
+from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem
+from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem, WebSocketFlow
 from pytest_netcapture.settings import HostMapping, HostPattern, Settings
 
 
@@ -89,13 +90,19 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
         found = cassette.play_http(flow.request)
         if not isinstance(found, Miss):
             scope.counts.played += 1
-            return Play(found.response, found.error), None
+            return _play(cassette, found), None
         if not scope.records:
             return Deny("unmatched"), unmatched(flow, found)
     reason = allowed(scope.settings, (flow.request.host,), address, flow.request.port)
     if reason:
         return Deny("blocked"), blocked(flow, reason)
     return Forward(), None
+
+
+def _play(cassette: Cassette, found: HttpFlow) -> Play:
+    if isinstance(found, WebSocketFlow) and found.opened:
+        return Play(found.response, conversation=cassette.conversation(found))
+    return Play(found.response, found.error)
 
 
 def decide_dns(scope: Scope, flow: DnsFlow) -> tuple[DnsFlow | None, Problem | None]:

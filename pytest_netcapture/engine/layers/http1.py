@@ -16,6 +16,7 @@ tests/engine/layers/test_http1.py has playbooks for each; test_http1_split.py cu
 
 from __future__ import annotations
 
+from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.engine.layers.http1_answers import SWITCHING, Answers, switch_reason
 from pytest_netcapture.engine.layers.http1_exchange import Exchange, locate, spooled
 from pytest_netcapture.engine.layers.http1_head import (
@@ -28,7 +29,8 @@ from pytest_netcapture.engine.layers.http1_head import (
 )
 from pytest_netcapture.engine.layers.http1_replay import render
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
-from pytest_netcapture.flows import FlowError, Origin
+from pytest_netcapture.engine.layers.websocket import switch
+from pytest_netcapture.flows import FlowError, Origin, WebSocketFlow
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -251,9 +253,13 @@ class Http1Layer:
         answer = render(flow.request, decision, continued=exchange.continued)
         if answer.closes or decision.error is not None:
             self._over = True
-        context.record(flow)
+        if decision.conversation is None:
+            context.record(flow)
         if answer.data:
             context.to_client(answer.data)
+        if isinstance(flow, WebSocketFlow) and decision.conversation is not None:
+            self._switch(flow, decision.conversation)
+            return
         if answer.stream is not None:
             context.to_client_stream(answer.stream)
         if answer.resets:
@@ -282,7 +288,9 @@ class Http1Layer:
         taken = self._answers.take(data)
         if taken.out:
             self._context.to_client(taken.out)
-        if taken.raw:
+        if taken.websocket is not None:
+            self._switch(taken.websocket, None, server_pending=taken.rest)
+        elif taken.raw:
             self._give_up(taken.raw, server_pending=taken.rest)
         elif not self._due:
             self._drained()
@@ -379,6 +387,17 @@ class Http1Layer:
         self._context.become_raw(reason, client_pending=pending, server_pending=server_pending)
         if self._client_done:
             self._context.eof_server()
+
+    def _switch(
+        self, flow: WebSocketFlow, played: Conversation | None, *, server_pending: bytes = b""
+    ) -> None:
+        self._over = True
+        self._flush_server()
+        pending, self._inbox = self._inbox, b""
+        flow.ended = 0
+        switch(self._context, flow, played, client_pending=pending, server_pending=server_pending)
+        if self._client_done:
+            self._context.layer.client_eof()
 
     def _close(self) -> None:
         self._over = True

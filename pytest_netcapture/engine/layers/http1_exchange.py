@@ -20,7 +20,15 @@ from pytest_netcapture.engine.layers.http1_head import (
     offers_h2c,
 )
 from pytest_netcapture.engine.layers.layer import BodySink, Context, Play
-from pytest_netcapture.flows import Body, FlowError, Headers, HttpFlow, HttpRequest, HttpResponse
+from pytest_netcapture.flows import (
+    Body,
+    FlowError,
+    Headers,
+    HttpFlow,
+    HttpRequest,
+    HttpResponse,
+    WebSocketFlow,
+)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -101,7 +109,8 @@ class Exchange:
             port=port,
             target=head.target,
         )
-        self.flow = HttpFlow(request=request, host=host, port=port, started=context.now())
+        kind = WebSocketFlow if special.get("upgrade", "").lower() == "websocket" else HttpFlow
+        self.flow = kind(request=request, host=host, port=port, started=context.now())
 
     def hold(self) -> None:
         """Keep the body as sent, for it is sent on only once the decision is known."""

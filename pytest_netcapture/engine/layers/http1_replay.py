@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +22,7 @@ from pytest_netcapture.engine.layers.layer import Play
 from pytest_netcapture.flows import Body, Headers, HttpRequest, HttpResponse
 
 WHOLE = 1 << 18
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ def _respond(
     fields, special = response.headers.fields, _special(response.headers)
     closes = _closes(request, response, special.get("connection", ""))
     interim = b"" if old else _interim(response, continued=continued)
+    if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        fields = _accepted(request, response.headers).fields
     if bodyless(request.method, response.status):
         return Answer(interim + _head(response, fields), closes=closes)
     chunked = "chunked" in special.get("transfer-encoding", "")
@@ -71,6 +76,19 @@ def _respond(
         fields = Headers(fields).replace("content-length", str(length)).fields
     head = interim + _head(response, fields)
     return _sized(head, pieces, body.size, closes=closes or until_close)
+
+
+def _accepted(request: HttpRequest, headers: Headers) -> Headers:
+    """Answer this client's key, and leave out what it did not offer (RFC 6455 §4.2.2)."""
+    key = request.headers.get("sec-websocket-key")
+    if key is None:
+        return headers
+    text = key.strip().encode("latin-1") + _WEBSOCKET_GUID
+    digest = hashlib.sha1(text, usedforsecurity=False).digest()
+    headers = headers.replace("sec-websocket-accept", base64.b64encode(digest).decode())
+    if "permessage-deflate" not in (request.headers.get("sec-websocket-extensions") or ""):
+        headers = headers.replace("sec-websocket-extensions", None)
+    return headers
 
 
 def _sized(head: bytes, pieces: Iterator[bytes], size: int, *, closes: bool) -> Answer:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pytest_netcapture.cassettes.conversation import Conversation
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse
 
 
@@ -34,6 +36,8 @@ class Play:
     response: HttpResponse | None = None
     error: FlowError | None = None
     origin: str = "played"
+    conversation: Conversation | None = None
+    """What follows on a WebSocket."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Context(Protocol):
     """The effects that a layer may have."""
 
     endpoint: Endpoint
+    layer: Layer
+    """The layer that is told what happens; assigned when another one takes over."""
 
     @property
     def has_server(self) -> bool:
@@ -123,6 +129,12 @@ class Context(Protocol):
 
     def begin(self, flow: AnyFlow) -> None:
         """Make `flow` visible to its test before it is complete; gives it id, scope and process."""
+
+    def changed(self) -> None:
+        """Tell whoever waits that there is more of a flow that has begun."""
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        """Fail the test: what the client said is not what was recorded."""
 
     def record(self, flow: AnyFlow) -> None:
         """Make `flow`, which is complete, final; put it on the cassette if one records."""

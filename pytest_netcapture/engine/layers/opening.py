@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from pytest_netcapture.engine.layers.http1 import Http1Layer
 from pytest_netcapture.engine.layers.http2 import Http2Layer
@@ -17,14 +16,7 @@ from pytest_netcapture.engine.layers.layer import Context, Layer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
-
-class Switching(Context, Protocol):
-    """A context whose layer can be replaced."""
-
-    layer: Layer
-
-
-PROTOCOLS: dict[Guess, Callable[[Switching], Layer]] = {
+PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP1: Http1Layer,
     Guess.HTTP2: Http2Layer,
 }
@@ -37,7 +29,7 @@ REASONS = {
 class OpeningLayer:
     """Hold the first bytes until they tell what they are."""
 
-    def __init__(self, context: Switching) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
         self._held = b""
         self._heard = b""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Forward, Layer
 from pytest_netcapture.engine.layers.raw import RawLayer
@@ -196,6 +197,12 @@ class Playbook:
     def begin(self, flow: AnyFlow) -> None:
         assert not any(flow is each for each in self.began)
         self.began.append(flow)
+
+    def changed(self) -> None:
+        self.events.append(("changed",))
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        self.events.append(("unlike", flow, miss))
 
     def record(self, flow: AnyFlow) -> None:
         assert any(flow is each for each in self.began), "recorded before it began"
