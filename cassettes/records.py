@@ -16,6 +16,7 @@ from pytest_netcapture.flows import (
     DnsAnswer,
     DnsFlow,
     FlowError,
+    GrpcFlow,
     Headers,
     HttpFlow,
     HttpRequest,
@@ -27,6 +28,7 @@ from pytest_netcapture.flows import (
     UdpFlow,
     WebSocketFlow,
     WebSocketMessage,
+    is_grpc,
 )
 
 Fields: TypeAlias = list[tuple[str, str]]
@@ -62,6 +64,7 @@ class ResponseRecord(msgspec.Struct, omit_defaults=True):
     headers: Fields = []
     trailers: Fields = []
     closes: bool = False
+    after: list[int] = []
     body: BodyRef = msgspec.field(default_factory=BodyRef)
 
 
@@ -189,7 +192,8 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
     if isinstance(record, HttpRecord):
         request = _request(record.request, request_body)
         response = _response(record.response, response_body) if record.response else None
-        flow = HttpFlow(
+        kind = GrpcFlow if is_grpc(request.headers) else HttpFlow
+        flow = kind(
             host=request.host,
             port=request.port,
             process=process,
@@ -295,6 +299,7 @@ def _response_record(response: HttpResponse, body: BodyRef) -> ResponseRecord:
         response.headers.fields,
         response.trailers.fields,
         response.closes,
+        response.after,
         body,
     )
 
@@ -322,6 +327,7 @@ def _response(record: ResponseRecord, body: Body) -> HttpResponse:
         headers=Headers(record.headers),
         trailers=Headers(record.trailers),
         closes=record.closes,
+        after=record.after,
         body=body,
     )
 

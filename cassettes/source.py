@@ -39,16 +39,20 @@ from pytest_netcapture.flows import AnyFlow, Body, FlowError
 
 
 class Recording:
-    """Where one flow is stored. `played` counts how often it answered; `bare`: no request body."""
+    """Where one flow is stored.
 
-    __slots__ = ("bare", "offset", "played", "size", "source")
+    `played` counts how often it answered; `bare`: no request body; `early`: the answer began before
+    the request was complete.
+    """
+
+    __slots__ = ("bare", "early", "offset", "played", "size", "source")
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
         self.source = source
         self.offset = offset
         self.size = size
         self.played = 0
-        self.bare = False
+        self.bare = self.early = False
 
     def payload(self) -> bytes:
         return read_payload(self.source.descriptor, self.source.path, self.offset, self.size)
@@ -90,8 +94,13 @@ class PeekRequest(msgspec.Struct, gc=False):
     body: PeekBodyRef | None = None
 
 
+class PeekResponse(msgspec.Struct, gc=False):
+    after: list[int] = []
+
+
 class PeekHttp(msgspec.Struct, tag_field="kind", tag="http", gc=False):
     request: PeekRequest
+    response: PeekResponse | None = None
 
 
 class PeekWebSocket(PeekHttp, tag_field="kind", tag="websocket", gc=False):

@@ -29,7 +29,8 @@ from collections import Counter
 
 from pytest_netcapture.cassettes import session
 from pytest_netcapture.cassettes.conversation import Conversation
-from pytest_netcapture.cassettes.explain import explain_dns, explain_http
+from pytest_netcapture.cassettes.dialogue import Dialogue
+from pytest_netcapture.cassettes.explain import explain_dns, explain_http, explain_used_up
 from pytest_netcapture.cassettes.journal import Journal
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
 from pytest_netcapture.cassettes.miss import Miss
@@ -163,6 +164,38 @@ class Cassette:
         if self.use.repeat is not Repeat.ONCE and len(self._kept) < _KEPT and _is_small(flow):
             self._kept[id(recording)] = flow
         return flow
+
+    def begin_http(self, request: HttpRequest) -> Dialogue | Miss | None:
+        """Look up a request whose body is still to come, by its line alone.
+
+        A `Dialogue` when the server had not waited for the end of the body; a `Miss` when nothing
+        with that line can be played; None when it is the body that decides.
+        """
+        if not self.can_play:
+            return None
+        scrubbed = self._scrubber.request(request)
+        line = self._line(scrubbed)
+        recordings = self._shelf.same_line(line)
+        if not recordings:
+            return explain_http(self, scrubbed, None, line)
+        early = [recording for recording in recordings if recording.early]
+        if not early:
+            return None
+        left = [recording for recording in early if not recording.played]
+        if not left and self.use.repeat is not Repeat.ONCE:
+            left = early[-1:] if self.use.repeat is Repeat.LAST else early
+        if not left:
+            return None if len(early) < len(recordings) else explain_used_up(early)
+        flows = [recording.flow() for recording in left]
+        return Dialogue(
+            [flow for flow in flows if isinstance(flow, HttpFlow)],
+            lambda index: self._took(line, left[index]),
+            lambda data: self._scrubber.content(data, "", []),
+        )
+
+    def _took(self, line: Line, recording: Recording) -> None:
+        self._shelf.take(line, recording)
+        self.played += 1
 
     def conversation(self, flow: WebSocketFlow) -> Conversation:
         """Return what is to be said, and expected, on a recorded WebSocket."""

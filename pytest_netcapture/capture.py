@@ -26,6 +26,7 @@ from pytest_netcapture.flows import (
     AnyFlow,
     DnsFlow,
     Flow,
+    GrpcFlow,
     HttpFlow,
     Origin,
     Problem,
@@ -97,6 +98,10 @@ class Netcapture:
     @property
     def websockets(self) -> View[WebSocketFlow]:
         return View(self._source.flows, name="websockets", kind=WebSocketFlow)
+
+    @property
+    def grpc(self) -> View[GrpcFlow]:
+        return View(self._source.flows, name="grpc", kind=GrpcFlow)
 
     @property
     def dns(self) -> DnsView:

@@ -14,9 +14,11 @@ import os
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, ClassVar, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
+
+from pytest_netcapture.grpc_messages import Fields, fields_of, split
 
 Address: TypeAlias = tuple[str, int]
 """(IP address, port)."""
@@ -219,13 +221,16 @@ class HttpRequest(Message, kw_only=True, omit_defaults=True):
 class HttpResponse(Message, kw_only=True, omit_defaults=True):
     """One final response; `interim` are the 1xx responses before it, 101 excepted.
 
-    `closes` says that the end of the connection ended the body (RFC 9112 §6.3 rule 8).
+    `closes` says that the end of the connection ended the body (RFC 9112 §6.3 rule 8). `after` is
+    there when the answer began before the request was complete: the bytes of the request that had
+    come at the answer's head, at each chunk, and at its end; one more when the request had ended.
     """
 
     status: int
     reason: str = ""
     interim: list[tuple[int, Headers]] = []
     closes: bool = False
+    after: list[int] = []
 
 
 class FlowError(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -345,6 +350,95 @@ class WebSocketFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="websocket")
         return next((m.code for m in self.messages if m.kind == "close"), None)
 
 
+class GrpcMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a call, decompressed; `sent` by the client or not."""
+
+    sent: bool
+    data: bytes
+
+    @property
+    def fields(self) -> Fields:
+        """Return the protobuf fields by number. Raises `ValueError` when it is not protobuf."""
+        return fields_of(self.data)
+
+
+class GrpcFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="grpc"):
+    """A gRPC call: an exchange whose bodies are messages and whose trailers are its status."""
+
+    protocol: ClassVar[str] = "grpc"
+
+    @property
+    def service(self) -> str:
+        """Return the full name of the service, `package.Service`."""
+        return self.request.path.lstrip("/").rpartition("/")[0]
+
+    @property
+    def method(self) -> str:
+        return self.request.path.rpartition("/")[2]
+
+    @property
+    def status(self) -> int | None:
+        """Return the status code, 0 for OK; None while there is none, or the call was cut off."""
+        value = self._trailer("grpc-status")
+        return int(value) if value is not None and value.isdigit() else None
+
+    @property
+    def status_message(self) -> str:
+        return unquote(self._trailer("grpc-message") or "")
+
+    @property
+    def timeout(self) -> float | None:
+        """Return the deadline that the client gave, in seconds."""
+        value = self.request.headers.get("grpc-timeout") or ""
+        unit = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}.get(value[-1:])
+        return int(value[:-1]) * unit if unit and value[:-1].isdigit() else None
+
+    @property
+    def requests(self) -> list[GrpcMessage]:
+        return _messages(self.request, sent=True)
+
+    @property
+    def responses(self) -> list[GrpcMessage]:
+        return _messages(self.response, sent=False) if self.response else []
+
+    @property
+    def messages(self) -> list[GrpcMessage]:
+        """Return all messages, the client's first."""
+        return self.requests + self.responses
+
+    def _trailer(self, name: str) -> str | None:
+        if self.response is None:
+            return None
+        value = self.response.trailers.get(name)
+        return value if value is not None else self.response.headers.get(name)
+
+    def __str__(self) -> str:
+        status = self.status
+        tail = "…" if status is None else GRPC_STATUS.get(status, str(status))
+        return f"gRPC {self.service}/{self.method} → {self.error.kind if self.error else tail}"
+
+
+GRPC_STATUS = dict(
+    enumerate(
+        str.split(
+            "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS"
+            " PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE"
+            " UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
+        )
+    )
+)
+
+
+def _messages(message: Message, *, sent: bool) -> list[GrpcMessage]:
+    encoding = message.headers.get("grpc-encoding") or ""
+    return [GrpcMessage(sent, data) for data in split(message.content, encoding)]
+
+
+def is_grpc(headers: Headers) -> bool:
+    """Tell whether a request is a gRPC call."""
+    return (headers.get("content-type") or "").startswith("application/grpc")
+
+
 class DnsAnswer(msgspec.Struct, frozen=True):
     """One resource record in presentation form (RFC 1035 §5.1); `ttl` in seconds."""
 
@@ -416,7 +510,7 @@ class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
         return f"TLS {where} failed on the {self.side}'s side: {self.detail}"
 
 
-AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
+AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | GrpcFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -295,6 +295,10 @@ class Connection:
         assert isinstance(flow, HttpFlow)
         return self.engine.decide(self, flow)
 
+    def decide_early(self, flow: AnyFlow) -> Decision | None:
+        assert isinstance(flow, HttpFlow)
+        return self.engine.decide_early(self, flow)
+
     def body_sink(self) -> BodySink:
         scope = self.scope
         window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20

@@ -39,7 +39,7 @@ from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.settings import Settings
@@ -324,6 +324,17 @@ class Engine:
     def decide(self, connection: Connection, flow: HttpFlow) -> Decision:
         scope = self.scopes.get(flow.scope)
         decision, problem = pipeline.decide_http(scope, flow, connection.plan.address[0])
+        return self._decided(connection, flow, decision, problem)
+
+    def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
+        scope = self.scopes.get(flow.scope)
+        found = pipeline.decide_early(scope, flow, connection.plan.address[0])
+        return None if found is None else self._decided(connection, flow, *found)
+
+    def _decided(
+        self, connection: Connection, flow: HttpFlow, decision: Decision, problem: Problem | None
+    ) -> Decision:
+        scope = self.scopes.get(flow.scope)
         if problem is not None:
             flow.process, flow.inode = connection.owner.process(), connection.owner.inode
             self.scopes.problem(scope, problem)

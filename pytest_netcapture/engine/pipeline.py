@@ -5,6 +5,7 @@ Pure decisions over a scope's settings and cassette; the callers do the I/O and 
 
 from __future__ import annotations
 
+from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
@@ -93,6 +94,30 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
             return _play(cassette, found), None
         if not scope.records:
             return Deny("unmatched"), unmatched(flow, found)
+    return _forward(scope, flow, address)
+
+
+def decide_early(
+    scope: Scope, flow: HttpFlow, address: str
+) -> tuple[Decision, Problem | None] | None:
+    """Decide on an exchange whose body is still to come; None when the body decides."""
+    if scope.sealed:
+        return Deny("unmatched"), after_the_end(flow, scope)
+    cassette = scope.cassette
+    if cassette is None or not scope.plays:
+        return _forward(scope, flow, address)
+    found = cassette.begin_http(flow.request)
+    if found is None:
+        return None
+    if isinstance(found, Dialogue):
+        scope.counts.played += 1
+        return Play(dialogue=found), None
+    if not scope.records:
+        return Deny("unmatched"), unmatched(flow, found)
+    return _forward(scope, flow, address)
+
+
+def _forward(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Problem | None]:
     reason = allowed(scope.settings, (flow.request.host,), address, flow.request.port)
     if reason:
         return Deny("blocked"), blocked(flow, reason)

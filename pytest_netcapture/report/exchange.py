@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_netcapture.flows import (
+    GRPC_STATUS,
     AnyFlow,
     DnsFlow,
     Flow,
+    GrpcFlow,
     HttpFlow,
     Message,
     Origin,
@@ -105,6 +107,10 @@ def _result(flow: Flow) -> str:
         if isinstance(flow, WebSocketFlow):
             sent = count(len(flow.sent), "message")
             return f"{flow.response.status} {sent} sent, {len(flow.received)} received"
+        if isinstance(flow, GrpcFlow):
+            status = "(no status)" if flow.status is None else GRPC_STATUS.get(flow.status)
+            sent = count(len(flow.requests), "message")
+            return f"{status or flow.status} {sent} sent, {len(flow.responses)} received"
         return f"{flow.response.status} {size(flow.response.body.size)}"
     if isinstance(flow, DnsFlow):
         answers = ", ".join(answer.data for answer in flow.answers)

@@ -17,6 +17,8 @@ tests/engine/layers/test_http2.py has playbooks for each; test_http2_split.py cu
 
 from __future__ import annotations
 
+from pytest_netcapture.cassettes.dialogue import Speech
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.layers.http1_exchange import spooled
 from pytest_netcapture.engine.layers.http2_answers import Answers
 from pytest_netcapture.engine.layers.http2_exchange import Http2Exchange
@@ -35,7 +37,7 @@ from pytest_netcapture.engine.layers.http2_frames import (
 from pytest_netcapture.engine.layers.http2_peer import Peer
 from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT, render
 from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
-from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
+from pytest_netcapture.engine.layers.layer import Context, Decision, Deny, Forward, Play
 from pytest_netcapture.flows import FlowError, Headers, Origin
 
 _CONTINUE: Fields = [(b":status", b"100")]
@@ -85,6 +87,8 @@ class Http2Layer:
         self._context.begin(exchange.flow)
         if end or head.method == "CONNECT" or not self._context.decides_late():
             self._decide(exchange)
+        elif (decision := self._context.decide_early(exchange.flow)) is not None:
+            self._decided(exchange, decision)
         else:
             exchange.hold()
             self._ask_for_body(exchange)
@@ -110,6 +114,8 @@ class Http2Layer:
             up.peer.send_data(up, data, end=end)
         else:
             self._client.grant(channel, len(data))
+        if exchange.dialogue is not None and not exchange.complete:
+            self._say(exchange, exchange.dialogue.heard(data, end=end))
         if end:
             self._received(exchange)
 
@@ -163,9 +169,17 @@ class Http2Layer:
             self._decide(exchange)
 
     def _decide(self, exchange: Http2Exchange) -> None:
-        decision = self._context.decide(exchange.flow)
+        self._decided(exchange, self._context.decide(exchange.flow))
+
+    def _decided(self, exchange: Http2Exchange, decision: Decision) -> None:
         if isinstance(decision, Forward):
             self._forward(exchange)
+        elif isinstance(decision, Play) and decision.dialogue is not None:
+            self._played = True
+            exchange.flow.origin = Origin(decision.origin)
+            exchange.dialogue = decision.dialogue
+            self._ask_for_body(exchange)
+            self._say(exchange, decision.dialogue.begin())
         elif not exchange.request_done and isinstance(decision, Play) and decision.response:
             exchange.decision = decision
             exchange.hold()
@@ -198,6 +212,32 @@ class Http2Layer:
         elif answer.trailers is not None:
             client.send_headers(down, answer.trailers, end=True)
         elif answer.body is not None and not answer.hangs:
+            client.end(down)
+
+    def _say(self, exchange: Http2Exchange, speech: Speech | Miss) -> None:
+        """Send what a recorded answer says at this moment."""
+        flow, client, down, dialogue = exchange.flow, self._client, exchange.down, exchange.dialogue
+        assert dialogue is not None
+        if isinstance(speech, Miss):
+            self._context.unlike(flow, speech)
+            self._finish(exchange, FlowError("reset", speech.reason))
+            client.reset(down, Code.INTERNAL_ERROR)
+            return
+        answer = render(flow.request, Play(speech.head or dialogue.response, dialogue.error))
+        if speech.head is not None:
+            flow.response = speech.head
+            for fields in answer.sections:
+                client.send_headers(down, fields)
+        for chunk in speech.chunks:
+            client.send_data(down, chunk)
+        if not speech.ended or answer.hangs:
+            return
+        self._finish(exchange, dialogue.error)
+        if answer.reset is not None:
+            client.reset_behind(down, answer.reset)
+        elif answer.trailers is not None:
+            client.send_headers(down, answer.trailers, end=True)
+        else:
             client.end(down)
 
     def _forward(self, exchange: Http2Exchange) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.engine.layers.http1_exchange import split_authority
 from pytest_netcapture.engine.layers.http2_fields import RequestFields, ResponseFields
 from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
@@ -15,10 +16,12 @@ from pytest_netcapture.engine.layers.layer import BodySink, Context, Play
 from pytest_netcapture.flows import (
     Body,
     FlowError,
+    GrpcFlow,
     Headers,
     HttpFlow,
     HttpRequest,
     HttpResponse,
+    is_grpc,
 )
 
 _AT_ONCE = 1 << 14
@@ -84,12 +87,14 @@ class Http2Exchange:
         "complete",
         "continued",
         "decision",
+        "dialogue",
         "down",
         "expects",
         "fields",
         "flow",
         "held",
         "interim",
+        "moments",
         "raw",
         "received",
         "request",
@@ -114,6 +119,9 @@ class Http2Exchange:
         self.coding_out = ""
         self.held = self.continued = self.complete = False
         self.decision: Play | None = None
+        self.dialogue: Dialogue | None = None
+        # How much of the request had come at each step of the answer (`HttpResponse.after`).
+        self.moments: list[int] = []
         self.expects = special.get(b"expect", "").lower() == "100-continue"
         self.request = Content(context.body_sink, length)
         self.raw: Content | None = None
@@ -134,7 +142,8 @@ class Http2Exchange:
             port=port,
             target=head.target,
         )
-        self.flow = HttpFlow(request=request, host=host, port=port, started=context.now())
+        kind = GrpcFlow if is_grpc(request.headers) else HttpFlow
+        self.flow = kind(request=request, host=host, port=port, started=context.now())
 
     def hold(self) -> None:
         """Keep the body as sent, for it is sent on only once the decision is known."""
@@ -170,6 +179,7 @@ class Http2Exchange:
         """Begin the final response."""
         self.coding_out = head.special.get(b"content-encoding", "")
         length = _length(head.special.get(b"content-length"))
+        self._note_moment()
         self.response = Content(self._context.body_sink, length)
         self.flow.response = HttpResponse(
             http_version="2",
@@ -180,20 +190,38 @@ class Http2Exchange:
 
     def take_answer(self, data: bytes, *, end: bool) -> None:
         self.received += len(data)
+        if data:
+            self._note_moment()
         if self.response is not None and not self.complete:
             self.response.write(data, end=end)
+
+    def _note_moment(self) -> None:
+        self.moments.append(self.request.size + self.request_done)
+
+    def _after(self, body: Body) -> list[int]:
+        """Return `moments` if the answer began early, and they can be told for each chunk."""
+        moments = self.moments
+        if self.coding_in or body.coding or moments[0] > self.request.size:
+            return []
+        pieces = len(body.chunks) or min(1, body.size)
+        if pieces == 1:
+            return [moments[0], moments[-2], moments[-1]]
+        return moments if len(moments) == pieces + 2 else []
 
     def finish(self, error: FlowError | None = None) -> None:
         """Complete the flow with what has come, whether that is all of it or not."""
         self.complete = True
+        self._note_moment()
         if self.raw is not None:
             body, _ = self.held_body()
             if body.path:
                 os.unlink(body.path)
         if not self.request_done:
             self.finish_request()
-        if self.response is not None and self.flow.response is not None and self.response.size:
-            self.flow.response.body = self.response.finish(self.coding_out)
+        if self.response is not None and self.flow.response is not None:
+            if self.response.size:
+                self.flow.response.body = self.response.finish(self.coding_out)
+            self.flow.response.after = self._after(self.flow.response.body)
         self.response = None
         if error is not None:
             self.flow.error = error

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pytest_netcapture.cassettes.conversation import Conversation
+from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse
 
@@ -38,6 +39,8 @@ class Play:
     origin: str = "played"
     conversation: Conversation | None = None
     """What follows on a WebSocket."""
+    dialogue: Dialogue | None = None
+    """Says the answer while the request comes; then there is no `response`."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,9 @@ class Context(Protocol):
         """Tell whether `decide` needs the request's body (a cassette or a mock may answer)."""
 
     def decide(self, flow: AnyFlow) -> Decision: ...
+
+    def decide_early(self, flow: AnyFlow) -> Decision | None:
+        """Decide before the body has come; None when it is the body that decides."""
 
     def body_sink(self) -> BodySink: ...
 

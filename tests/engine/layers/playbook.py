@@ -31,6 +31,7 @@ class Playbook:
         tls: bool = False,
         late: bool = False,
         decide: Callable[[AnyFlow], Decision] = lambda _flow: Forward(),
+        early: Callable[[AnyFlow], Decision | None] = lambda _flow: None,
         spool: Path = Path("/nonexistent"),
         window: int = 1 << 20,
         port: int = 80,
@@ -48,6 +49,7 @@ class Playbook:
         self._seen = 0
         self._late = late
         self._decide = decide
+        self._early = early
         self._spool = str(spool)
         self._window = window
         self._time = 0
@@ -190,6 +192,9 @@ class Playbook:
 
     def decide(self, flow: AnyFlow) -> Decision:
         return self._decide(flow)
+
+    def decide_early(self, flow: AnyFlow) -> Decision | None:
+        return self._early(flow)
 
     def body_sink(self) -> BodySink:
         return SpoolingBody(self._spool, self._window)
