@@ -104,7 +104,7 @@ def _result(flow: Flow) -> str:
     if isinstance(flow, HttpFlow):
         if flow.response is None:
             return "(unanswered)"
-        if isinstance(flow, WebSocketFlow):
+        if isinstance(flow, WebSocketFlow) and flow.opened:
             sent = count(len(flow.sent), "message")
             return f"{flow.response.status} {sent} sent, {len(flow.received)} received"
         if isinstance(flow, GrpcFlow):

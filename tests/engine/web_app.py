@@ -6,6 +6,18 @@ import asyncio
 async def app(scope, receive, send):
     if scope["type"] == "http":
         await PATHS.get(scope["path"], echo)(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await talk(receive, send)
+
+
+async def talk(receive, send):
+    """Greet, answer one message, close."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": "welcome"})
+    message = await receive()
+    await send({"type": "websocket.send", "text": message["text"] + "!"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "bye"})
 
 
 async def body_of(receive):
