@@ -237,3 +237,30 @@ def test_a_client_that_offers_nothing_gets_http1(files, path):
 
     live, again = both(client, files, path)
     assert live == again == (None, b"HTTP/1.1 200 OK", ["1.1"])
+
+
+def test_a_websocket_on_a_stream(app, path):
+    needs("node")
+
+    def client(text):
+        def talk(sandbox):
+            _, out, err = run("node", PROGRAMS / "ws_http2.js", URL, text)
+            (flow,) = sandbox.flows("websocket")
+            # hypercorn ends the stream with its close; it does not wait for the client's.
+            said = [(m.sent, m.kind, m.data) for m in flow.messages][:4]
+            return out.decode().splitlines(), said, [p.reason for p in sandbox.problems()], err
+
+        return talk
+
+    live, again = both(client("hi"), app, path)
+    assert live[0] == ["offered true", "200", "welcome", "hi!", "closed 4000 bye"], live[3]
+    assert live[1] == [
+        (False, "text", b"welcome"),
+        (True, "text", b"hi"),
+        (False, "text", b"hi!"),
+        (False, "close", b"bye"),
+    ]
+    assert again[:3] == live[:3], again[3]
+    other = in_sandbox(client("something else"), settings(cassette=path, mode="none"))
+    assert other[0] == ["offered true", "200", "welcome", "ERR_HTTP2_STREAM_ERROR"]
+    assert other[2] == ["message 1 of the client is not the recorded one"]

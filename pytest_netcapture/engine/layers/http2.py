@@ -37,7 +37,9 @@ from pytest_netcapture.engine.layers.http2_frames import (
 from pytest_netcapture.engine.layers.http2_peer import Peer
 from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT, render
 from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
+from pytest_netcapture.engine.layers.http2_websocket import PlayedStream, watched
 from pytest_netcapture.engine.layers.layer import Context, Decision, Deny, Forward, Play
+from pytest_netcapture.engine.layers.websocket_frames import Unreadable
 from pytest_netcapture.flows import FlowError, Headers, Origin
 
 _CONTINUE: Fields = [(b":status", b"100")]
@@ -49,7 +51,7 @@ class Http2Layer:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._client = Peer(self, client=False)
-        self._answers = Answers(self._client, self._finish)
+        self._answers = Answers(context, self._client, self._finish)
         self._server: Peer | None = None
         # Exchanges that are not recorded yet, in their order.
         self._open: dict[Http2Exchange, None] = {}
@@ -104,20 +106,27 @@ class Http2Layer:
         self._body(exchange, b"", end=end)
         if exchange.up is not None and not exchange.held:
             exchange.up.peer.send_headers(exchange.up, fields, end=True)
+        self._tell(exchange, b"", end=end)
         self._received(exchange)
 
     def data(self, channel: Channel, data: bytes, end: bool) -> None:
         exchange: Http2Exchange = channel.owner
         self._body(exchange, data, end=end)
+        watched(exchange, data, self._finish, sent=True)
         up = exchange.up
         if up is not None and not exchange.held and not up.ended_out:
             up.peer.send_data(up, data, end=end)
         else:
             self._client.grant(channel, len(data))
-        if exchange.dialogue is not None and not exchange.complete:
-            self._say(exchange, exchange.dialogue.heard(data, end=end))
+        if exchange.played is not None:
+            exchange.played.heard(data, end=end)
+        self._tell(exchange, data, end=end)
         if end:
             self._received(exchange)
+
+    def _tell(self, exchange: Http2Exchange, data: bytes, *, end: bool) -> None:
+        if exchange.dialogue is not None and not exchange.complete:
+            self._say(exchange, exchange.dialogue.heard(data, end=end))
 
     def _body(self, exchange: Http2Exchange, data: bytes, *, end: bool) -> None:
         if not exchange.complete and not exchange.take_body(data, end=end):
@@ -174,6 +183,8 @@ class Http2Layer:
     def _decided(self, exchange: Http2Exchange, decision: Decision) -> None:
         if isinstance(decision, Forward):
             self._forward(exchange)
+        elif isinstance(decision, Play) and decision.conversation is not None:
+            self._play_websocket(exchange, decision)
         elif isinstance(decision, Play) and decision.dialogue is not None:
             self._played = True
             exchange.flow.origin = Origin(decision.origin)
@@ -213,6 +224,24 @@ class Http2Layer:
             client.send_headers(down, answer.trailers, end=True)
         elif answer.body is not None and not answer.hangs:
             client.end(down)
+
+    def _play_websocket(self, exchange: Http2Exchange, decision: Play) -> None:
+        response, said = decision.response, decision.conversation
+        assert response is not None
+        assert said is not None
+        self._played = True
+        exchange.flow.origin = Origin(decision.origin)
+        exchange.flow.response = response
+        try:
+            played = PlayedStream(self._context, exchange, said, self._finish)
+        except Unreadable as problem:
+            self._finish(exchange, FlowError("malformed", str(problem)))
+            self._client.reset(exchange.down, Code.INTERNAL_ERROR)
+            return
+        for fields in render(exchange.flow.request, Play(response)).sections:
+            self._client.send_headers(exchange.down, fields)
+        exchange.played = played
+        played.begin()
 
     def _say(self, exchange: Http2Exchange, speech: Speech | Miss) -> None:
         """Send what a recorded answer says at this moment."""

@@ -7,9 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 from pytest_netcapture.engine.layers.http2_exchange import Http2Exchange
 from pytest_netcapture.engine.layers.http2_fields import (
     MalformedFields,
@@ -26,15 +23,16 @@ from pytest_netcapture.engine.layers.http2_frames import (
 from pytest_netcapture.engine.layers.http2_peer import Peer
 from pytest_netcapture.engine.layers.http2_replay import CONTINUE
 from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
-from pytest_netcapture.flows import FlowError, Headers
-
-Finish: TypeAlias = Callable[[Http2Exchange, FlowError | None], None]
+from pytest_netcapture.engine.layers.http2_websocket import Finish, watch, watched
+from pytest_netcapture.engine.layers.layer import Context
+from pytest_netcapture.flows import FlowError, Headers, WebSocketFlow
 
 
 class Answers:
     """The `Handler` of the server's side; `finish` completes an exchange and records it."""
 
-    def __init__(self, client: Peer, finish: Finish) -> None:
+    def __init__(self, context: Context, client: Peer, finish: Finish) -> None:
+        self._context = context
         self._client = client
         self._finish = finish
 
@@ -50,6 +48,8 @@ class Answers:
                 self._interim(channel, head, fields, end)
                 return
             exchange.answered(head)
+            if isinstance(exchange.flow, WebSocketFlow) and exchange.flow.opened and not end:
+                watch(self._context, exchange, self._finish)
         elif end:
             response.trailers = Headers(fields_of(fields))
         else:
@@ -73,6 +73,7 @@ class Answers:
         if exchange.flow.response is None:
             raise StreamFailure(channel.id, Code.PROTOCOL_ERROR, "data before the response")
         exchange.take_answer(data, end=end)
+        watched(exchange, data, self._finish, sent=False)
         if end:
             self._finish(exchange, None)
         if exchange.down.ended_out:

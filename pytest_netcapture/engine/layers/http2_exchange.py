@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.engine.layers.http1_exchange import split_authority
 from pytest_netcapture.engine.layers.http2_fields import RequestFields, ResponseFields
 from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
 from pytest_netcapture.engine.layers.layer import BodySink, Context, Play
+from pytest_netcapture.engine.layers.websocket_frames import Tap
 from pytest_netcapture.flows import (
     Body,
     FlowError,
@@ -21,8 +23,12 @@ from pytest_netcapture.flows import (
     HttpFlow,
     HttpRequest,
     HttpResponse,
+    WebSocketFlow,
     is_grpc,
 )
+
+if TYPE_CHECKING:
+    from pytest_netcapture.engine.layers.http2_websocket import PlayedStream
 
 _AT_ONCE = 1 << 14
 
@@ -95,11 +101,13 @@ class Http2Exchange:
         "held",
         "interim",
         "moments",
+        "played",
         "raw",
         "received",
         "request",
         "request_done",
         "response",
+        "tap",
         "trailers",
         "up",
     )
@@ -120,6 +128,9 @@ class Http2Exchange:
         self.held = self.continued = self.complete = False
         self.decision: Play | None = None
         self.dialogue: Dialogue | None = None
+        self.played: PlayedStream | None = None
+        self.tap: Tap | None = None
+        """Reads what is said on a WebSocket, which is no body then."""
         # How much of the request had come at each step of the answer (`HttpResponse.after`).
         self.moments: list[int] = []
         self.expects = special.get(b"expect", "").lower() == "100-continue"
@@ -142,7 +153,8 @@ class Http2Exchange:
             port=port,
             target=head.target,
         )
-        kind = GrpcFlow if is_grpc(request.headers) else HttpFlow
+        kind = WebSocketFlow if head.protocol == "websocket" else HttpFlow
+        kind = GrpcFlow if is_grpc(request.headers) else kind
         self.flow = kind(request=request, host=host, port=port, started=context.now())
 
     def hold(self) -> None:
@@ -153,6 +165,8 @@ class Http2Exchange:
 
     def take_body(self, data: bytes, *, end: bool) -> bool:
         """Take a piece of the request's body; False when it is not as long as declared."""
+        if self.tap is not None:
+            return True
         self.request.write(data, end=end)
         if self.raw is not None:
             self.raw.write(data, end=end)
@@ -192,7 +206,7 @@ class Http2Exchange:
         self.received += len(data)
         if data:
             self._note_moment()
-        if self.response is not None and not self.complete:
+        if self.response is not None and not self.complete and self.tap is None:
             self.response.write(data, end=end)
 
     def _note_moment(self) -> None:

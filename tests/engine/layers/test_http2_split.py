@@ -218,3 +218,16 @@ def test_an_unknown_frame_is_ignored() -> None:
     talk.answer(1, body=b"hi")
     assert talk.seen(1)[1] == b"hi"
     assert not talk.client.of_kind(ev.ConnectionTerminated)
+
+
+def test_a_websocket_that_is_none_is_passed_on_and_noted() -> None:
+    talk = Conversation()
+    connect = [(":method", "CONNECT"), (":protocol", "websocket"), *GET[1:]]
+    stream = talk.request(connect, end=False)
+    talk.answer(1, end=False)
+    talk.send(talk.client, stream, b"\xff" * 10, end=False)
+    assert talk.server.body(1) == b"\xff" * 10
+    assert talk.play.flow.error.kind == "malformed"
+    talk.send(talk.server, 1, b"more")
+    assert talk.client.body(stream) == b"more"
+    talk.play.expect_recorded(1)
