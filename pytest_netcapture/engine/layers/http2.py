@@ -17,10 +17,9 @@ tests/engine/layers/test_http2.py has playbooks for each; test_http2_split.py cu
 
 from __future__ import annotations
 
-from pytest_netcapture.cassettes.dialogue import Speech
-from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.layers.http1_exchange import spooled
 from pytest_netcapture.engine.layers.http2_answers import Answers
+from pytest_netcapture.engine.layers.http2_channel import Channel, Fields
 from pytest_netcapture.engine.layers.http2_exchange import Http2Exchange
 from pytest_netcapture.engine.layers.http2_fields import (
     MalformedFields,
@@ -35,12 +34,11 @@ from pytest_netcapture.engine.layers.http2_frames import (
     begins_like_a_server,
 )
 from pytest_netcapture.engine.layers.http2_peer import Peer
-from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT, render
-from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
-from pytest_netcapture.engine.layers.http2_websocket import PlayedStream, watched
-from pytest_netcapture.engine.layers.layer import Context, Decision, Deny, Forward, Play
-from pytest_netcapture.engine.layers.websocket_frames import Unreadable
-from pytest_netcapture.flows import FlowError, Headers, Origin
+from pytest_netcapture.engine.layers.http2_playing import Playing
+from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT
+from pytest_netcapture.engine.layers.http2_websocket import watched
+from pytest_netcapture.engine.layers.layer import Context, Decision, Forward, Play
+from pytest_netcapture.flows import FlowError, Headers
 
 _CONTINUE: Fields = [(b":status", b"100")]
 
@@ -52,11 +50,11 @@ class Http2Layer:
         self._context = context
         self._client = Peer(self, client=False)
         self._answers = Answers(context, self._client, self._finish)
+        self._playing = Playing(context, self._client, self._finish)
         self._server: Peer | None = None
         # Exchanges that are not recorded yet, in their order.
         self._open: dict[Http2Exchange, None] = {}
         self._greeted = False
-        self._played = False
         # No more comes from the client, or the server: close when all is delivered.
         self._ending = False
         self._over = False
@@ -126,7 +124,7 @@ class Http2Layer:
 
     def _tell(self, exchange: Http2Exchange, data: bytes, *, end: bool) -> None:
         if exchange.dialogue is not None and not exchange.complete:
-            self._say(exchange, exchange.dialogue.heard(data, end=end))
+            self._playing.say(exchange, exchange.dialogue.heard(data, end=end))
 
     def _body(self, exchange: Http2Exchange, data: bytes, *, end: bool) -> None:
         if not exchange.complete and not exchange.take_body(data, end=end):
@@ -173,7 +171,7 @@ class Http2Layer:
             return
         exchange.finish_request()
         if exchange.decision is not None:
-            self._settle(exchange, exchange.decision)
+            self._playing.settle(exchange, exchange.decision)
         elif exchange.held:
             self._decide(exchange)
 
@@ -184,90 +182,16 @@ class Http2Layer:
         if isinstance(decision, Forward):
             self._forward(exchange)
         elif isinstance(decision, Play) and decision.conversation is not None:
-            self._play_websocket(exchange, decision)
+            self._playing.websocket(exchange, decision)
         elif isinstance(decision, Play) and decision.dialogue is not None:
-            self._played = True
-            exchange.flow.origin = Origin(decision.origin)
-            exchange.dialogue = decision.dialogue
             self._ask_for_body(exchange)
-            self._say(exchange, decision.dialogue.begin())
+            self._playing.dialogue(exchange, decision)
         elif not exchange.request_done and isinstance(decision, Play) and decision.response:
             exchange.decision = decision
             exchange.hold()
             self._ask_for_body(exchange)
         else:
-            self._settle(exchange, decision)
-
-    def _settle(self, exchange: Http2Exchange, decision: Play | Deny) -> None:
-        if isinstance(decision, Deny):
-            exchange.flow.origin = Origin(decision.origin)
-            self._finish(exchange, FlowError("reset", decision.origin))
-            self._client.reset(exchange.down, Code.INTERNAL_ERROR)
-        else:
-            self._play(exchange, decision)
-
-    def _play(self, exchange: Http2Exchange, decision: Play) -> None:
-        flow, client, down = exchange.flow, self._client, exchange.down
-        self._played = True
-        flow.origin = Origin(decision.origin)
-        flow.response = decision.response
-        answer = render(flow.request, decision, continued=exchange.continued)
-        self._finish(exchange, decision.error)
-        for fields in answer.sections:
-            alone = fields is answer.sections[-1] and answer.ends_with_headers
-            client.send_headers(down, fields, end=alone)
-        if answer.body is not None:
-            client.send_body(down, answer.body)
-        if answer.reset is not None:
-            client.reset_behind(down, answer.reset)
-        elif answer.trailers is not None:
-            client.send_headers(down, answer.trailers, end=True)
-        elif answer.body is not None and not answer.hangs:
-            client.end(down)
-
-    def _play_websocket(self, exchange: Http2Exchange, decision: Play) -> None:
-        response, said = decision.response, decision.conversation
-        assert response is not None
-        assert said is not None
-        self._played = True
-        exchange.flow.origin = Origin(decision.origin)
-        exchange.flow.response = response
-        try:
-            played = PlayedStream(self._context, exchange, said, self._finish)
-        except Unreadable as problem:
-            self._finish(exchange, FlowError("malformed", str(problem)))
-            self._client.reset(exchange.down, Code.INTERNAL_ERROR)
-            return
-        for fields in render(exchange.flow.request, Play(response)).sections:
-            self._client.send_headers(exchange.down, fields)
-        exchange.played = played
-        played.begin()
-
-    def _say(self, exchange: Http2Exchange, speech: Speech | Miss) -> None:
-        """Send what a recorded answer says at this moment."""
-        flow, client, down, dialogue = exchange.flow, self._client, exchange.down, exchange.dialogue
-        assert dialogue is not None
-        if isinstance(speech, Miss):
-            self._context.unlike(flow, speech)
-            self._finish(exchange, FlowError("reset", speech.reason))
-            client.reset(down, Code.INTERNAL_ERROR)
-            return
-        answer = render(flow.request, Play(speech.head or dialogue.response, dialogue.error))
-        if speech.head is not None:
-            flow.response = speech.head
-            for fields in answer.sections:
-                client.send_headers(down, fields)
-        for chunk in speech.chunks:
-            client.send_data(down, chunk)
-        if not speech.ended or answer.hangs:
-            return
-        self._finish(exchange, dialogue.error)
-        if answer.reset is not None:
-            client.reset_behind(down, answer.reset)
-        elif answer.trailers is not None:
-            client.send_headers(down, answer.trailers, end=True)
-        else:
-            client.end(down)
+            self._playing.settle(exchange, decision)
 
     def _forward(self, exchange: Http2Exchange) -> None:
         server, down = self._upstream(), exchange.down
@@ -341,7 +265,7 @@ class Http2Layer:
             return
         waited = any(exchange.up is not None for exchange in self._open)
         self._lose_server(error, Code.INTERNAL_ERROR)
-        if self._played:
+        if self._playing.used:
             self._flush()
         elif waited and error.kind != "eof":
             self._over = True

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from pytest_netcapture.engine.layers.http2_channel import Channel, Fields
 from pytest_netcapture.engine.layers.http2_exchange import Http2Exchange
 from pytest_netcapture.engine.layers.http2_fields import (
     MalformedFields,
@@ -22,7 +23,6 @@ from pytest_netcapture.engine.layers.http2_frames import (
 )
 from pytest_netcapture.engine.layers.http2_peer import Peer
 from pytest_netcapture.engine.layers.http2_replay import CONTINUE
-from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
 from pytest_netcapture.engine.layers.http2_websocket import Finish, watch, watched
 from pytest_netcapture.engine.layers.layer import Context
 from pytest_netcapture.flows import FlowError, Headers, WebSocketFlow

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.engine.layers.http1_exchange import split_authority
+from pytest_netcapture.engine.layers.http2_channel import Channel, Fields
 from pytest_netcapture.engine.layers.http2_fields import RequestFields, ResponseFields
-from pytest_netcapture.engine.layers.http2_sender import Channel, Fields
 from pytest_netcapture.engine.layers.layer import BodySink, Context, Play
 from pytest_netcapture.engine.layers.websocket_frames import Tap
 from pytest_netcapture.flows import (

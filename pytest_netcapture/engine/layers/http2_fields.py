@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pytest_netcapture.engine.layers.http2_sender import Fields
+from pytest_netcapture.engine.layers.http2_channel import Fields
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _FORBIDDEN = re.compile(rb"[\0\r\n]")

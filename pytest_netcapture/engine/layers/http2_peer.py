@@ -16,6 +16,7 @@ from typing import Protocol
 import hpack
 
 from pytest_netcapture.engine.layers import http2_frames as wire
+from pytest_netcapture.engine.layers.http2_channel import Channel, Fields
 from pytest_netcapture.engine.layers.http2_frames import (
     Code,
     ConnectionFailure,
@@ -23,13 +24,7 @@ from pytest_netcapture.engine.layers.http2_frames import (
     Setting,
     StreamFailure,
 )
-from pytest_netcapture.engine.layers.http2_sender import (
-    HEADERS_LIMIT,
-    STREAMS,
-    Channel,
-    Fields,
-    Sender,
-)
+from pytest_netcapture.engine.layers.http2_sender import HEADERS_LIMIT, STREAMS, Sender
 
 _TABLE = 4096
 _PARTS_LIMIT = 256

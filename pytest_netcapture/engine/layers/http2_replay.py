@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from pytest_netcapture.engine.layers.http1_framing import bodyless
 from pytest_netcapture.engine.layers.http1_replay import coded, recorded_chunks
+from pytest_netcapture.engine.layers.http2_channel import Fields
 from pytest_netcapture.engine.layers.http2_fields import to_raw
 from pytest_netcapture.engine.layers.http2_frames import Code
-from pytest_netcapture.engine.layers.http2_sender import Fields
 from pytest_netcapture.engine.layers.layer import Play
 from pytest_netcapture.flows import Body, FlowError, HttpRequest, HttpResponse
 

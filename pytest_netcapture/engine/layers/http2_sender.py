@@ -15,16 +15,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import hpack
 
 from pytest_netcapture.engine.layers import http2_frames as wire
+from pytest_netcapture.engine.layers.http2_channel import (
+    STREAM_WINDOW,
+    Channel,
+    Fields,
+    Reset,
+    close_pieces,
+)
 from pytest_netcapture.engine.layers.http2_frames import Code, ConnectionFailure, Setting
 
-Fields: TypeAlias = list[tuple[bytes, bytes]]
-
-STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 1 << 24
 STREAMS = 128
 """How many streams a client may have open at a time."""
@@ -33,69 +37,6 @@ _UNREAD_LIMIT = 10_000
 """Answers that a peer may cause (to PING, SETTINGS, errors) while it reads none (§10.5)."""
 _REMEMBERED = 1000
 _PORTION = 1 << 17
-
-
-class Reset:
-    """The last thing that a channel sends: RST_STREAM."""
-
-    __slots__ = ("code",)
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-
-class Channel:
-    """One stream on one connection; `owner` is the exchange, `partner` its other side.
-
-    `queue` is what is to be sent: data, trailers, a reset; `opening`, the first header section of a
-    stream without a number, goes before it, and so does what `source` yields, `rest` first.
-    `finishing` says that no more will be queued: the last of it ends the stream.
-    """
-
-    __slots__ = (
-        "ended_in",
-        "ended_out",
-        "finishing",
-        "grantable",
-        "id",
-        "opening",
-        "owed",
-        "owner",
-        "partner",
-        "peer",
-        "queue",
-        "rest",
-        "room",
-        "source",
-    )
-
-    def __init__(self, peer: Sender, number: int, owner: Any) -> None:
-        self.peer = peer
-        self.id = number
-        self.owner = owner
-        self.partner: Channel | None = None
-        self.room = peer.initial_room
-        self.grantable = STREAM_WINDOW
-        self.owed = 0
-        self.ended_in = self.ended_out = self.finishing = False
-        self.opening: Fields | None = None
-        self.queue: deque[bytes | Fields | Reset] = deque()
-        self.source: Iterator[bytes] | None = None
-        self.rest = b""
-
-    @property
-    def waits(self) -> bool:
-        """Tell whether anything is to be sent."""
-        return bool(self.queue) or self.source is not None or self.opening is not None
-
-    def refill(self) -> None:
-        """Take the next piece of the source into `rest`; at its end there is no source."""
-        assert self.source is not None
-        for piece in self.source:
-            if piece:
-                self.rest = piece
-                return
-        self.source = None
 
 
 class Sender:
@@ -403,10 +344,3 @@ class Sender:
             self._out.append(wire.frame(wire.WINDOW_UPDATE, 0, 0, wire.word(self._owed)))
             self._grantable += self._owed
             self._owed = 0
-
-
-def close_pieces(pieces: Iterator[bytes]) -> None:
-    """End a generator that nobody will read: it may hold a file."""
-    close = getattr(pieces, "close", None)
-    if close is not None:
-        close()
