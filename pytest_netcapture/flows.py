@@ -406,6 +406,15 @@ class GrpcFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="grpc"):
         """Return all messages, the client's first."""
         return self.requests + self.responses
 
+    def named(self, descriptor_set: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """Return the messages by the names of a descriptor set, the client's first.
+
+        Raises `UsageError` when the file cannot be used, or does not know the method.
+        """
+        from pytest_netcapture.grpc_names import Descriptors
+
+        return Descriptors(descriptor_set).messages(self)
+
     def _trailer(self, name: str) -> str | None:
         if self.response is None:
             return None
