@@ -8,6 +8,7 @@ from pytest_netcapture.cassettes.keys import Line
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.cassettes.nearest import matcher_of, nearest
 from pytest_netcapture.cassettes.shelf import Queue
+from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.flows import AnyFlow, Difference, HttpRequest
 from pytest_netcapture.settings import RecordMode
 
@@ -22,7 +23,7 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
     if early := _without_looking(cassette):
         return early
     if queue:
-        return _used_up(queue)
+        return explain_used_up(queue.recordings)
     if cassette.can_record:
         return Miss(MissKind.NEVER, "never recorded")
     candidates = cassette.shelf.same_line(line) or cassette.shelf.exchanges
@@ -58,12 +59,12 @@ def _without_looking(cassette: Cassette) -> Miss | None:
     return None
 
 
-def _used_up(queue: Queue) -> Miss:
-    count = len(queue.recordings)
+def explain_used_up(recordings: list[Recording]) -> Miss:
+    count = len(recordings)
     return Miss(
         MissKind.USED_UP,
         f"used up: {count} of {count} recordings were played",
-        nearest=queue.recordings[-1].outline(),
+        nearest=recordings[-1].outline(),
         advice=f'allow repeats with repeat="any" (or "last", "cycle"), or {_RECORD}',
     )
 

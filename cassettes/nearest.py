@@ -18,7 +18,8 @@ from pytest_netcapture.cassettes.records import HttpRecord
 from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.cassettes.tags import without_tags
 from pytest_netcapture.cassettes.volatile import volatile_part
-from pytest_netcapture.flows import Difference, HttpFlow, HttpRequest
+from pytest_netcapture.flows import Difference, HttpFlow, HttpRequest, WebSocketMessage
+from pytest_netcapture.grpc_messages import fields_of
 
 _WEIGHTS = {"host": 30.0, "path": 25.0, "method": 12.0, "body": 12.0, "port": 8.0, "query": 8.0}
 _OTHER_WEIGHT = 4.0
@@ -68,6 +69,39 @@ def differences(
 def matcher_of(difference: Difference) -> str:
     """Return the name in match_on that makes `difference` count."""
     return difference.field.partition(".")[0].partition("[")[0]
+
+
+def message_differences(recorded: WebSocketMessage, actual: WebSocketMessage) -> list[Difference]:
+    """Return how two messages of a WebSocket differ, field by field when both are JSON."""
+    found: list[Difference] = []
+    _compare(found, "kind", recorded.kind, actual.kind)
+    left, right = _json(recorded.data), _json(actual.data)
+    if left is not _ABSENT and right is not _ABSENT:
+        _compare_values(found, "message", left, right)
+    else:
+        _compare(found, "message", _readable(recorded.data), _readable(actual.data))
+    return found[:_FIELDS]
+
+
+def protobuf_differences(recorded: bytes, actual: bytes) -> list[Difference]:
+    """Return how two messages of a gRPC call differ, by field number."""
+    found: list[Difference] = []
+    try:
+        _compare_values(
+            found, "message", _by_name(fields_of(recorded)), _by_name(fields_of(actual))
+        )
+    except ValueError:
+        _compare(found, "message", _readable(recorded), _readable(actual))
+    return found[:_FIELDS]
+
+
+def _by_name(value: Any) -> Any:
+    """Return field numbers as text, and bytes as hex, to be compared as JSON is."""
+    if isinstance(value, dict):
+        return {str(number): _by_name(item) for number, item in value.items()}
+    if isinstance(value, list):
+        return [_by_name(item) for item in value]
+    return value.hex(" ") if isinstance(value, bytes) else value
 
 
 def _ranked(

@@ -16,6 +16,7 @@ from pytest_netcapture.flows import (
     DnsAnswer,
     DnsFlow,
     FlowError,
+    GrpcFlow,
     Headers,
     HttpFlow,
     HttpRequest,
@@ -25,6 +26,9 @@ from pytest_netcapture.flows import (
     TcpFlow,
     TlsFailure,
     UdpFlow,
+    WebSocketFlow,
+    WebSocketMessage,
+    is_grpc,
 )
 
 Fields: TypeAlias = list[tuple[str, str]]
@@ -60,6 +64,7 @@ class ResponseRecord(msgspec.Struct, omit_defaults=True):
     headers: Fields = []
     trailers: Fields = []
     closes: bool = False
+    after: list[int] = []
     body: BodyRef = msgspec.field(default_factory=BodyRef)
 
 
@@ -68,6 +73,17 @@ class HttpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="http
     response: ResponseRecord | None = None
     error: FlowError | None = None
     process: str = ""
+
+
+class MessageRecord(msgspec.Struct, omit_defaults=True):
+    sent: bool
+    kind: str
+    data: bytes = b""
+    code: int = 0
+
+
+class WebSocketRecord(HttpRecord, omit_defaults=True, tag_field="kind", tag="websocket"):
+    messages: list[MessageRecord] = []
 
 
 class DnsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="dns"):
@@ -114,7 +130,7 @@ class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_f
     process: str = ""
 
 
-AnyRecord: TypeAlias = HttpRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord
+AnyRecord: TypeAlias = HttpRecord | WebSocketRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord
 
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 _encoder = msgspec.msgpack.Encoder()
@@ -136,12 +152,16 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
     """Return what is kept of `flow`, whose bodies have been stored."""
     process, address = flow.process.name, flow.address[0] if flow.address else ""
     if isinstance(flow, HttpFlow):
-        return HttpRecord(
+        exchange = (
             _request_record(flow.request, request_body),
             _response_record(flow.response, response_body) if flow.response else None,
             flow.error,
             process,
         )
+        if not isinstance(flow, WebSocketFlow):
+            return HttpRecord(*exchange)
+        messages = [MessageRecord(m.sent, m.kind, m.data, m.code) for m in flow.messages]
+        return WebSocketRecord(*exchange, messages)
     if isinstance(flow, DnsFlow):
         name = flow.name.lower().rstrip(".") or "."
         return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
@@ -172,7 +192,8 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
     if isinstance(record, HttpRecord):
         request = _request(record.request, request_body)
         response = _response(record.response, response_body) if record.response else None
-        return HttpFlow(
+        kind = GrpcFlow if is_grpc(request.headers) else HttpFlow
+        flow = kind(
             host=request.host,
             port=request.port,
             process=process,
@@ -181,6 +202,7 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             request=request,
             response=response,
         )
+        return _with_messages(flow, record) if isinstance(record, WebSocketRecord) else flow
     if isinstance(record, DnsRecord):
         return DnsFlow(
             host=record.name,
@@ -194,6 +216,23 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             answers=record.answers,
         )
     return _connection(record, process)
+
+
+def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:
+    messages = [
+        WebSocketMessage(sent=m.sent, kind=m.kind, data=m.data, code=m.code)
+        for m in record.messages
+    ]
+    return WebSocketFlow(
+        host=flow.host,
+        port=flow.port,
+        process=flow.process,
+        origin=flow.origin,
+        error=flow.error,
+        request=flow.request,
+        response=flow.response,
+        messages=messages,
+    )
 
 
 def _connection(record: TcpRecord | UdpRecord | TlsRecord, process: Process) -> AnyFlow:
@@ -260,6 +299,7 @@ def _response_record(response: HttpResponse, body: BodyRef) -> ResponseRecord:
         response.headers.fields,
         response.trailers.fields,
         response.closes,
+        response.after,
         body,
     )
 
@@ -287,6 +327,7 @@ def _response(record: ResponseRecord, body: Body) -> HttpResponse:
         headers=Headers(record.headers),
         trailers=Headers(record.trailers),
         closes=record.closes,
+        after=record.after,
         body=body,
     )
 

@@ -31,6 +31,8 @@ from pytest_netcapture.flows import (
     HttpResponse,
     TcpFlow,
     TlsFailure,
+    WebSocketFlow,
+    WebSocketMessage,
 )
 from pytest_netcapture.settings import Filters
 
@@ -62,9 +64,25 @@ class Scrubber(ContentScrubber):
 
     def _exchange(self, flow: HttpFlow) -> HttpFlow:
         request, response = self._both(flow.request, flow.response)
+        if isinstance(flow, WebSocketFlow):
+            flow = msgspec.structs.replace(flow, messages=self._messages(flow.messages))
         if request is flow.request and response is flow.response:
             return flow
         return msgspec.structs.replace(flow, request=request, response=response, host=request.host)
+
+    def _messages(self, messages: list[WebSocketMessage]) -> list[WebSocketMessage]:
+        """Scrub twice: a later message may name a secret that an earlier one holds."""
+        for _ in range(2):
+            version = self.secrets.version
+            messages = [self.message(message) for message in messages]
+            if self.secrets.version == version:
+                break
+        return messages
+
+    def message(self, message: WebSocketMessage) -> WebSocketMessage:
+        """Return `message` without secrets, to look it up or to store it."""
+        data = self.content(message.data, "", [])
+        return message if data == message.data else msgspec.structs.replace(message, data=data)
 
     def request(self, request: HttpRequest) -> HttpRequest:
         """Return `request` without secrets, to look it up or to store it."""

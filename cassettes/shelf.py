@@ -72,6 +72,7 @@ class Shelf:
         self.failures: list[Recording] = []
         self.dns_types: dict[str, set[str]] = {}
         self.places: set[tuple[str, int]] = set()
+        self.http_versions: dict[tuple[str, int], set[str]] = {}
         self.hosts: set[str] = set()
 
     def add(self, peek: Peek, recording: Recording) -> None:
@@ -84,8 +85,11 @@ class Shelf:
             )
             self._lines.setdefault(line, []).append(recording)
             recording.bare = request.body is None or not request.body.size
+            recording.early = peek.response is not None and bool(peek.response.after)
             self.exchanges.append(recording)
-            self.places.add((host, request.port))
+            place = (host, request.port)
+            self.places.add(place)
+            self.http_versions.setdefault(place, set()).add(request.version)
             self.hosts.add(host)
         elif isinstance(peek, PeekDns):
             name = without_tags(peek.name)
@@ -123,6 +127,13 @@ class Shelf:
 
     def same_line(self, line: Line) -> list[Recording]:
         return self._lines.get(line, [])
+
+    def take(self, line: Line, recording: Recording) -> None:
+        """Note that a recording was played out of its queue."""
+        recording.played += 1
+        queue = self.find(line, self._rest(recording))
+        if queue and recording in queue.recordings[queue.position : queue.position + 1]:
+            queue.position += 1
 
     def dns(self, name: str, rtype: str) -> Recording | None:
         queue = self._dns.get((name, rtype))

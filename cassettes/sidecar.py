@@ -16,10 +16,12 @@ from pytest_netcapture.cassettes.records import (
     DnsRecord,
     Fields,
     HttpRecord,
+    MessageRecord,
     RequestRecord,
     ResponseRecord,
     TcpRecord,
     TlsRecord,
+    WebSocketRecord,
 )
 from pytest_netcapture.cassettes.source import Source
 from pytest_netcapture.flows import FlowError
@@ -56,6 +58,8 @@ def describe(number: int, record: AnyRecord, source: Source) -> str:
         if record.response:
             lines.append(f"< {record.response.status} {record.response.reason}".rstrip())
             lines += _message(record.response, source)
+    if isinstance(record, WebSocketRecord):
+        lines += [f"  {_websocket_message(message)}" for message in record.messages]
     if record.error:
         lines.append(f"! {_failure(record.error)}")
     return "\n".join(_clean(line) for line in lines) + "\n"
@@ -74,6 +78,16 @@ def _title(record: AnyRecord) -> str:
     if isinstance(record, TlsRecord):
         return f"TLS {record.sni or place} failed on the {record.side}'s side: {record.detail}"
     return f"UDP {place}"
+
+
+def _websocket_message(message: MessageRecord) -> str:
+    mark = ">" if message.sent else "<"
+    code = f" {message.code}" if message.code else ""
+    try:
+        text = message.data.decode()
+    except UnicodeDecodeError:
+        text = f"[{len(message.data)} bytes]"
+    return f"{mark} {message.kind}{code} {text}".rstrip()
 
 
 def _url(request: RequestRecord) -> str:

@@ -39,16 +39,20 @@ from pytest_netcapture.flows import AnyFlow, Body, FlowError
 
 
 class Recording:
-    """Where one flow is stored. `played` counts how often it answered; `bare`: no request body."""
+    """Where one flow is stored.
 
-    __slots__ = ("bare", "offset", "played", "size", "source")
+    `played` counts how often it answered; `bare`: no request body; `early`: the answer began before
+    the request was complete.
+    """
+
+    __slots__ = ("bare", "early", "offset", "played", "size", "source")
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
         self.source = source
         self.offset = offset
         self.size = size
         self.played = 0
-        self.bare = False
+        self.bare = self.early = False
 
     def payload(self) -> bytes:
         return read_payload(self.source.descriptor, self.source.path, self.offset, self.size)
@@ -86,11 +90,21 @@ class PeekRequest(msgspec.Struct, gc=False):
     host: str
     port: int
     target: str
+    version: str = "1.1"
     body: PeekBodyRef | None = None
+
+
+class PeekResponse(msgspec.Struct, gc=False):
+    after: list[int] = []
 
 
 class PeekHttp(msgspec.Struct, tag_field="kind", tag="http", gc=False):
     request: PeekRequest
+    response: PeekResponse | None = None
+
+
+class PeekWebSocket(PeekHttp, tag_field="kind", tag="websocket", gc=False):
+    pass
 
 
 class PeekAnswer(msgspec.Struct, gc=False):
@@ -134,11 +148,11 @@ class _PeekEnd(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     records: int
 
 
-Peek: TypeAlias = PeekHttp | PeekDns | PeekTcp | PeekUdp | PeekTls
+Peek: TypeAlias = PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls
 Visit: TypeAlias = Callable[[Peek, Recording], None]
 
 _peek = msgspec.msgpack.Decoder(
-    PeekHttp | PeekDns | PeekTcp | PeekUdp | PeekTls | _PeekBody | _PeekEnd
+    PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls | _PeekBody | _PeekEnd
 )
 _segment = msgspec.msgpack.Decoder(BodySegment)
 

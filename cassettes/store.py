@@ -28,7 +28,9 @@ import time
 from collections import Counter
 
 from pytest_netcapture.cassettes import session
-from pytest_netcapture.cassettes.explain import explain_dns, explain_http
+from pytest_netcapture.cassettes.conversation import Conversation
+from pytest_netcapture.cassettes.dialogue import Dialogue
+from pytest_netcapture.cassettes.explain import explain_dns, explain_http, explain_used_up
 from pytest_netcapture.cassettes.journal import Journal
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
 from pytest_netcapture.cassettes.miss import Miss
@@ -50,6 +52,7 @@ from pytest_netcapture.flows import (
     HttpRequest,
     Origin,
     TcpFlow,
+    WebSocketFlow,
 )
 from pytest_netcapture.settings import CassetteUse, RecordMode, Repeat
 
@@ -182,6 +185,42 @@ class Cassette:
             self._kept[id(recording)] = flow
         return flow
 
+    def begin_http(self, request: HttpRequest) -> Dialogue | Miss | None:
+        """Look up a request whose body is still to come, by its line alone.
+
+        A `Dialogue` when the server had not waited for the end of the body; a `Miss` when nothing
+        with that line can be played; None when it is the body that decides.
+        """
+        if not self.can_play:
+            return None
+        scrubbed = self._scrubber.request(request)
+        line = self._line(scrubbed)
+        recordings = self._shelf.same_line(line)
+        if not recordings:
+            return explain_http(self, scrubbed, None, line)
+        early = [recording for recording in recordings if recording.early]
+        if not early:
+            return None
+        left = [recording for recording in early if not recording.played]
+        if not left and self.use.repeat is not Repeat.ONCE:
+            left = early[-1:] if self.use.repeat is Repeat.LAST else early
+        if not left:
+            return None if len(early) < len(recordings) else explain_used_up(early)
+        flows = [recording.flow() for recording in left]
+        return Dialogue(
+            [flow for flow in flows if isinstance(flow, HttpFlow)],
+            lambda index: self._took(line, left[index]),
+            lambda data: self._scrubber.content(data, "", []),
+        )
+
+    def _took(self, line: Line, recording: Recording) -> None:
+        self._shelf.take(line, recording)
+        self.played += 1
+
+    def conversation(self, flow: WebSocketFlow) -> Conversation:
+        """Return what is to be said, and expected, on a recorded WebSocket."""
+        return Conversation(flow, self._scrubber.message)
+
     def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
         """Return the recorded answer; the last one again when all were given."""
         name = self._known_as(name)
@@ -207,6 +246,12 @@ class Cassette:
     def knows(self, host_or_address: str, port: int) -> bool:
         """Tell whether anything is recorded for this host, or address of one, and port."""
         return self._shelf.knows(self._known_as(host_or_address), port)
+
+    def http_versions(self, host: str, port: int) -> set[str]:
+        """Return the versions of HTTP in which exchanges with this host were recorded."""
+        if not self.can_play:
+            return set()
+        return self._shelf.http_versions.get((self._known_as(host), port), set())
 
     @property
     def hosts(self) -> set[str]:

@@ -26,12 +26,14 @@ from pytest_netcapture.flows import (
     AnyFlow,
     DnsFlow,
     Flow,
+    GrpcFlow,
     HttpFlow,
     Origin,
     Problem,
     TcpFlow,
     TlsFailure,
     UdpFlow,
+    WebSocketFlow,
 )
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.messages import CassetteState
@@ -96,6 +98,14 @@ class Netcapture:
     @property
     def http(self) -> HttpView:
         return HttpView(self._source.flows, name="http", kind=HttpFlow)
+
+    @property
+    def websockets(self) -> View[WebSocketFlow]:
+        return View(self._source.flows, name="websockets", kind=WebSocketFlow)
+
+    @property
+    def grpc(self) -> View[GrpcFlow]:
+        return View(self._source.flows, name="grpc", kind=GrpcFlow)
 
     @property
     def dns(self) -> DnsView:

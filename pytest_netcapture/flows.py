@@ -14,9 +14,11 @@ import os
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any, ClassVar, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
+
+from pytest_netcapture.grpc_messages import Fields, fields_of, split
 
 Address: TypeAlias = tuple[str, int]
 """(IP address, port)."""
@@ -219,13 +221,16 @@ class HttpRequest(Message, kw_only=True, omit_defaults=True):
 class HttpResponse(Message, kw_only=True, omit_defaults=True):
     """One final response; `interim` are the 1xx responses before it, 101 excepted.
 
-    `closes` says that the end of the connection ended the body (RFC 9112 §6.3 rule 8).
+    `closes` says that the end of the connection ended the body (RFC 9112 §6.3 rule 8). `after` is
+    there when the answer began before the request was complete: the bytes of the request that had
+    come at the answer's head, at each chunk, and at its end; one more when the request had ended.
     """
 
     status: int
     reason: str = ""
     interim: list[tuple[int, Headers]] = []
     closes: bool = False
+    after: list[int] = []
 
 
 class FlowError(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -238,6 +243,8 @@ class FlowError(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     after: int = 0
     """Bytes of the answer that had arrived by then."""
+    code: int | None = None
+    """The protocol's own number for it: of an HTTP/2 stream that was reset."""
 
 
 class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -284,6 +291,161 @@ class HttpFlow(Flow, kw_only=True, omit_defaults=True, tag="http"):
             str(self.response.status) if self.response else (self.error.kind if self.error else "…")
         )
         return f"{self.request.method} {self.url} → {tail}"
+
+
+class WebSocketMessage(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One message, its fragments joined and decompressed (RFC 6455 §5).
+
+    `kind` is text, binary, ping, pong or close. `data` of a close is its reason, `code` its code
+    (1005: it had none). `time` is when its last byte came.
+    """
+
+    sent: bool
+    """Whether the client sent it."""
+    kind: str
+    data: bytes = b""
+    code: int = 0
+    time: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Parse the data as JSON. Raises `msgspec.DecodeError` when it is not."""
+        return msgspec.json.decode(self.data)
+
+    def __str__(self) -> str:
+        mark = ">" if self.sent else "<"
+        code = f" {self.code}" if self.kind == "close" else ""
+        return f"{mark} {self.kind}{code} {self.text[:200]}".rstrip()
+
+
+class WebSocketFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="websocket"):
+    """An exchange that asked for a WebSocket, and the messages if it got one."""
+
+    messages: list[WebSocketMessage] = []
+
+    protocol: ClassVar[str] = "websocket"
+
+    @property
+    def opened(self) -> bool:
+        """Tell whether the server agreed to a WebSocket (RFC 6455 §4.2.2, RFC 8441 §5)."""
+        accepted = 200 if self.request.method == "CONNECT" else 101
+        return self.response is not None and self.response.status == accepted
+
+    @property
+    def sent(self) -> list[WebSocketMessage]:
+        """Return the texts and binaries that the client sent."""
+        return [m for m in self.messages if m.sent and m.kind in ("text", "binary")]
+
+    @property
+    def received(self) -> list[WebSocketMessage]:
+        """Return the texts and binaries that the server sent."""
+        return [m for m in self.messages if not m.sent and m.kind in ("text", "binary")]
+
+    @property
+    def close_code(self) -> int | None:
+        """Return the code of the close that came first, None while there is none."""
+        return next((m.code for m in self.messages if m.kind == "close"), None)
+
+
+class GrpcMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a call, decompressed; `sent` by the client or not."""
+
+    sent: bool
+    data: bytes
+
+    @property
+    def fields(self) -> Fields:
+        """Return the protobuf fields by number. Raises `ValueError` when it is not protobuf."""
+        return fields_of(self.data)
+
+
+class GrpcFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="grpc"):
+    """A gRPC call: an exchange whose bodies are messages and whose trailers are its status."""
+
+    protocol: ClassVar[str] = "grpc"
+
+    @property
+    def service(self) -> str:
+        """Return the full name of the service, `package.Service`."""
+        return self.request.path.lstrip("/").rpartition("/")[0]
+
+    @property
+    def method(self) -> str:
+        return self.request.path.rpartition("/")[2]
+
+    @property
+    def status(self) -> int | None:
+        """Return the status code, 0 for OK; None while there is none, or the call was cut off."""
+        value = self._trailer("grpc-status")
+        return int(value) if value is not None and value.isdigit() else None
+
+    @property
+    def status_message(self) -> str:
+        return unquote(self._trailer("grpc-message") or "")
+
+    @property
+    def timeout(self) -> float | None:
+        """Return the deadline that the client gave, in seconds."""
+        value = self.request.headers.get("grpc-timeout") or ""
+        unit = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}.get(value[-1:])
+        return int(value[:-1]) * unit if unit and value[:-1].isdigit() else None
+
+    @property
+    def requests(self) -> list[GrpcMessage]:
+        return _messages(self.request, sent=True)
+
+    @property
+    def responses(self) -> list[GrpcMessage]:
+        return _messages(self.response, sent=False) if self.response else []
+
+    @property
+    def messages(self) -> list[GrpcMessage]:
+        """Return all messages, the client's first."""
+        return self.requests + self.responses
+
+    def named(self, descriptor_set: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """Return the messages by the names of a descriptor set, the client's first.
+
+        Raises `UsageError` when the file cannot be used, or does not know the method.
+        """
+        from pytest_netcapture.grpc_names import Descriptors
+
+        return Descriptors(descriptor_set).messages(self)
+
+    def _trailer(self, name: str) -> str | None:
+        if self.response is None:
+            return None
+        value = self.response.trailers.get(name)
+        return value if value is not None else self.response.headers.get(name)
+
+    def __str__(self) -> str:
+        status = self.status
+        tail = "…" if status is None else GRPC_STATUS.get(status, str(status))
+        return f"gRPC {self.service}/{self.method} → {self.error.kind if self.error else tail}"
+
+
+GRPC_STATUS = dict(
+    enumerate(
+        str.split(
+            "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS"
+            " PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE"
+            " UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
+        )
+    )
+)
+
+
+def _messages(message: Message, *, sent: bool) -> list[GrpcMessage]:
+    encoding = message.headers.get("grpc-encoding") or ""
+    return [GrpcMessage(sent, data) for data in split(message.content, encoding)]
+
+
+def is_grpc(headers: Headers) -> bool:
+    """Tell whether a request is a gRPC call."""
+    return (headers.get("content-type") or "").startswith("application/grpc")
 
 
 class DnsAnswer(msgspec.Struct, frozen=True):
@@ -357,7 +519,7 @@ class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
         return f"TLS {where} failed on the {self.side}'s side: {self.detail}"
 
 
-AnyFlow: TypeAlias = HttpFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
+AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | GrpcFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
 
 
 class Difference(msgspec.Struct, frozen=True):

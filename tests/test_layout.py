@@ -37,6 +37,7 @@ FIXTURE = {
     "cassette",
     "dns",
     "flows",
+    "grpc",
     "http",
     "map_host",
     "passthrough",
@@ -47,6 +48,7 @@ FIXTURE = {
     "tls_failures",
     "udp",
     "wait_for",
+    "websockets",
 }
 OPTIONS = {
     "allow",

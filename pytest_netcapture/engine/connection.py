@@ -17,10 +17,11 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
@@ -165,7 +166,6 @@ class Connection:
         self._client_reset = False
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
-        self.tls_alpn: tuple[str, ...] = ()
         self._left = 0
         self._resolved: tuple[Scope, bool] = (engine.scopes.session, False)
         self._resolved_at = -1
@@ -240,6 +240,12 @@ class Connection:
     def to_server_stream(self, pieces: Iterable[bytes]) -> None:
         self._to_server.stream(pieces)
 
+    def full(self, side: str) -> bool:
+        return self._outlet(side).full
+
+    def when_free(self, side: str, function: Callable[[], None]) -> None:
+        self._outlet(side).then(function)
+
     def eof_client(self) -> None:
         self._to_client.then(self._eof_client_now)
 
@@ -299,6 +305,10 @@ class Connection:
         assert isinstance(flow, HttpFlow)
         return self.engine.decide(self, flow)
 
+    def decide_early(self, flow: AnyFlow) -> Decision | None:
+        assert isinstance(flow, HttpFlow)
+        return self.engine.decide_early(self, flow)
+
     def body_sink(self) -> BodySink:
         scope = self.scope
         window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
@@ -319,6 +329,13 @@ class Connection:
         else:
             flow.process, flow.inode = self.owner.process(), self.owner.inode
             self.engine.scopes.add(scope, flow, late)
+
+    def changed(self) -> None:
+        self.engine.scopes.changed()
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        flow.process, flow.inode = self.owner.process(), self.owner.inode
+        self.engine.unlike(flow, miss)
 
     def record(self, flow: AnyFlow) -> None:
         flow.ended = self.now()
@@ -417,6 +434,9 @@ class Connection:
             )
             self._resolved_at = asked
         return self._resolved
+
+    def _outlet(self, side: str) -> Outlet:
+        return self._to_client if side == "client" else self._to_server
 
     def _close_now(self) -> None:
         reset_socket(self._client_socket)

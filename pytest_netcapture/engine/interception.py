@@ -10,6 +10,8 @@
    curl_cffi, fingerprints in urllib3 and aiohttp) looks like one that only tries the port: it is
    not taken for a refusal.
 4. A server's bad certificate is what failed, whatever its client says of the mirrored one.
+5. The client gets the protocol (ALPN) that the server chose; without a server, the one in which the
+   host was recorded. A server that is dialled later is asked for that one only.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from pytest_netcapture.flows import FlowError, TlsFailure
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
 
+H2, HTTP1 = "h2", "http/1.1"
+
 
 class Interception:
     """Opens connections whose client has sent a ClientHello."""
@@ -45,7 +49,7 @@ class Interception:
         self.opaque = Opaque()
 
     async def open(self, connection: Connection, hello: ClientHello) -> None:
-        connection.tls_name, connection.tls_alpn = hello.sni, hello.alpn
+        connection.tls_name = hello.sni
         reason = self.opaque.why(connection, hello)
         if reason:
             await self._relay(connection, reason)
@@ -56,9 +60,11 @@ class Interception:
 
     async def late(self, connection: Connection, sock: socket.socket) -> Upstream:
         """Shake hands with a server whose client has been shown a certificate already."""
-        alpn = ("http/1.1",) if "http/1.1" in connection.tls_alpn else ()
         name = connection.tls_name or connection.endpoint.host
-        return await self._handshake(connection, sock, name, Offer(alpn))
+        upstream = await self._handshake(connection, sock, name, Offer(_agreed(connection)))
+        if connection.endpoint.alpn == H2 != upstream.alpn:
+            upstream.problem = "recorded over HTTP/2, which the server does not speak now"
+        return upstream
 
     # ── the server ───────────────────────────────────────────────────────────────────────────
 
@@ -71,7 +77,8 @@ class Interception:
         try:
             name = hello.sni or connection.plan.address[0]
             upstream = await self._handshake(connection, sock, name, _offer(hello))
-            context = self._mirror(upstream)
+            connection.endpoint.alpn = upstream.alpn
+            context = self._mirror(upstream, _agreed(connection))
         except UpstreamTlsError as failed:
             vigil.end()
             await self._let_it_see(connection, client, failed)
@@ -98,8 +105,7 @@ class Interception:
             upstream_ca=connection.scope.settings.upstream_ca,
         )
 
-    def _mirror(self, upstream: Upstream) -> ssl.SSLContext:
-        alpn = (upstream.alpn,) if upstream.alpn else ()
+    def _mirror(self, upstream: Upstream, alpn: tuple[str, ...]) -> ssl.SSLContext:
         try:
             if upstream.is_like_its_leaf:
                 return self._engine.authority.mirror(upstream.certificate, alpn=alpn)
@@ -125,9 +131,9 @@ class Interception:
     async def _client_only(self, connection: Connection, hello: ClientHello) -> None:
         plan = connection.plan
         names = (hello.sni,) if hello.sni else tuple(dict.fromkeys((*plan.names, plan.address[0])))
-        alpn = ("http/1.1",) if "http/1.1" in hello.alpn else ()
         connection.endpoint.tls = True
-        context = self._engine.authority.server_context(names, alpn=alpn)
+        connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
+        context = self._engine.authority.server_context(names, alpn=_agreed(connection))
         await self._client_side(connection, context)
 
     async def _client_side(
@@ -190,6 +196,21 @@ async def start(
         connection.reset()
 
 
+def _recorded_protocol(connection: Connection, offered: tuple[str, ...], host: str) -> str:
+    """Return which of the offered protocols the client spoke with this host when recorded."""
+    cassette = connection.scope.cassette
+    port = connection.plan.address[1]
+    recorded = cassette.http_versions(host, port) if cassette is not None else set()
+    if H2 in offered and ("2" in recorded or HTTP1 not in offered):
+        return H2
+    return HTTP1 if HTTP1 in offered else ""
+
+
+def _agreed(connection: Connection) -> tuple[str, ...]:
+    """Return what is agreed on with the client, as an offer."""
+    return (connection.endpoint.alpn,) if connection.endpoint.alpn else ()
+
+
 def _failure(connection: Connection, side: str, detail: str) -> None:
     sni, error = connection.tls_name, FlowError("tls", detail)
     flow = TlsFailure(side=side, sni=sni, detail=detail, error=error)
@@ -204,5 +225,5 @@ def _hang_up(sock: socket.socket) -> None:
 
 
 def _offer(hello: ClientHello) -> Offer:
-    alpn = tuple(p for p in hello.alpn if p != "h2" and p.isascii() and p)
+    alpn = tuple(p for p in hello.alpn if p.isascii() and p)
     return Offer(alpn, tuple(v for v in (TLS_1_2, TLS_1_3) if v in hello.versions))

@@ -420,6 +420,17 @@ class Engine:
     def decide(self, connection: Connection, flow: HttpFlow) -> Decision:
         scope = self.scopes.get(flow.scope)
         decision, problem = pipeline.decide_http(scope, flow, connection.plan.address[0])
+        return self._decided(connection, flow, decision, problem)
+
+    def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
+        scope = self.scopes.get(flow.scope)
+        found = pipeline.decide_early(scope, flow, connection.plan.address[0])
+        return None if found is None else self._decided(connection, flow, *found)
+
+    def _decided(
+        self, connection: Connection, flow: HttpFlow, decision: Decision, problem: Problem | None
+    ) -> Decision:
+        scope = self.scopes.get(flow.scope)
         if problem is not None:
             flow.process, flow.inode = connection.owner.process(), connection.owner.inode
             self.scopes.problem(scope, problem)
@@ -450,7 +461,10 @@ class Engine:
 
     def unreplayable(self, flow: TcpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
-        miss = Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP)
+        self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP))
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        """Fail the test for what is not as it was recorded."""
         scope = self.scopes.find(flow.scope) or self.scopes.session
         self.scopes.problem(scope, pipeline.unmatched(flow, miss))
 

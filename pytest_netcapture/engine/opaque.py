@@ -74,8 +74,6 @@ class Opaque:
 
 def _unspoken(hello: ClientHello) -> str:
     """Return what the client speaks that we do not."""
-    if "h2" in hello.alpn and "http/1.1" not in hello.alpn:
-        return "the client speaks HTTP/2 only, which is not decoded yet"
     if TLS_1_2 not in hello.versions and TLS_1_3 not in hello.versions:
         return "the client speaks TLS older than 1.2 only"
     if not hello.ecdsa:

@@ -5,10 +5,12 @@ Pure decisions over a scope's settings and cassette; the callers do the I/O and 
 
 from __future__ import annotations
 
+from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
+from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem
+from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem, WebSocketFlow
 from pytest_netcapture.settings import HostMapping, HostPattern, Settings
 
 
@@ -89,13 +91,43 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
         found = cassette.play_http(flow.request)
         if not isinstance(found, Miss):
             scope.counts.played += 1
-            return Play(found.response, found.error), None
+            return _play(cassette, found), None
         if not scope.records:
             return Deny(Origin.UNMATCHED), unmatched(flow, found)
+    return _forward(scope, flow, address)
+
+
+def decide_early(
+    scope: Scope, flow: HttpFlow, address: str
+) -> tuple[Decision, Problem | None] | None:
+    """Decide on an exchange whose body is still to come; None when the body decides."""
+    if scope.sealed:
+        return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
+    cassette = scope.cassette
+    if cassette is None or not scope.plays:
+        return _forward(scope, flow, address)
+    found = cassette.begin_http(flow.request)
+    if found is None:
+        return None
+    if isinstance(found, Dialogue):
+        scope.counts.played += 1
+        return Play(dialogue=found), None
+    if not scope.records:
+        return Deny(Origin.UNMATCHED), unmatched(flow, found)
+    return _forward(scope, flow, address)
+
+
+def _forward(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Problem | None]:
     reason = allowed(scope.settings, (flow.request.host,), address, flow.request.port)
     if reason:
         return Deny(), blocked(flow, reason)
     return Forward(), None
+
+
+def _play(cassette: Cassette, found: HttpFlow) -> Play:
+    if isinstance(found, WebSocketFlow) and found.opened:
+        return Play(found.response, conversation=cassette.conversation(found))
+    return Play(found.response, found.error)
 
 
 def decide_dns(scope: Scope, flow: DnsFlow) -> tuple[DnsFlow | None, Problem | None]:

@@ -12,7 +12,7 @@ from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
-from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem
+from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, WebSocketFlow
 from pytest_netcapture.messages import (
     Abandon,
     Begin,
@@ -228,6 +228,9 @@ class Requests:
         if cassette is None or not cassette.can_record:
             return ()
         known = len(cassette.warnings)
+        for flow in scope.flows:
+            if isinstance(flow, WebSocketFlow) and flow.opened and not flow.ended:
+                cassette.record(flow)  # still open: what was said so far
         try:
             cassette.flush()
             cassette.save()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_netcapture.flows import (
+    GRPC_STATUS,
     AnyFlow,
     DnsFlow,
     Flow,
+    GrpcFlow,
     HttpFlow,
     Message,
     Origin,
@@ -15,6 +17,7 @@ from pytest_netcapture.flows import (
     TcpFlow,
     TlsFailure,
     UdpFlow,
+    WebSocketFlow,
 )
 from pytest_netcapture.report.text import count, cut, duration, printable, size
 
@@ -53,6 +56,8 @@ def flow_block(flow: AnyFlow) -> list[str]:
         lines += _message_lines(flow.request, ">")
         if flow.response:
             lines += _message_lines(flow.response, "<")
+        if isinstance(flow, WebSocketFlow):
+            lines += [f"  {cut(printable(str(m)), _LONGEST_BODY)}" for m in flow.messages[:20]]
     elif isinstance(flow, DnsFlow):
         lines += [
             f"  < {a.name} {a.ttl} {a.type} {cut(printable(a.data), 80)}" for a in flow.answers
@@ -100,6 +105,13 @@ def _result(flow: Flow) -> str:
     if isinstance(flow, HttpFlow):
         if flow.response is None:
             return "(unanswered)"
+        if isinstance(flow, WebSocketFlow) and flow.opened:
+            sent = count(len(flow.sent), "message")
+            return f"{flow.response.status} {sent} sent, {len(flow.received)} received"
+        if isinstance(flow, GrpcFlow):
+            status = "(no status)" if flow.status is None else GRPC_STATUS.get(flow.status)
+            sent = count(len(flow.requests), "message")
+            return f"{status or flow.status} {sent} sent, {len(flow.responses)} received"
         return f"{flow.response.status} {size(flow.response.body.size)}"
     if isinstance(flow, DnsFlow):
         answers = ", ".join(answer.data for answer in flow.answers)

@@ -46,32 +46,25 @@ def test_passthrough_hosts_are_not_decrypted(ca):
     assert (sni, reason, counted) == (NAME, "passthrough (*.example.com)", True)
 
 
-def test_a_client_that_only_speaks_http2_is_passed_through(ca):
-    with serving(answer(), ca.context(NAME, alpn=("h2",))) as server:
-
-        def client(sandbox):
-            context = ssl.create_default_context(cafile=ca.file)
-            context.set_alpn_protocols(["h2"])
-            _, _, alpn = fetch(context=context)
-            return alpn, [f.reason for f in sandbox.flows("tcp")]
-
-        alpn, reasons = in_sandbox(client, settings(mappings=[f"{NAME}={server.at}"]))
-    assert alpn == "h2"
-    assert reasons == ["the client speaks HTTP/2 only, which is not decoded yet"]
-
-
-def test_alpn_is_http11_as_long_as_http2_is_not_decoded(ca):
-    with serving(answer(), ca.context(NAME, alpn=("h2", "http/1.1"))) as server:
+@pytest.mark.parametrize(
+    ("server_speaks", "chosen"),
+    [(("h2", "http/1.1"), "h2"), (("http/1.1",), "http/1.1"), ((), None)],
+    ids=["both", "http1", "none"],
+)
+def test_alpn_is_what_the_server_chose(ca, server_speaks, chosen):
+    with serving(answer(), ca.context(NAME, alpn=server_speaks)) as server:
 
         def client(_):
             context = ssl.create_default_context()
             context.set_alpn_protocols(["h2", "http/1.1"])
-            return fetch(context=context)[2]
+            with (
+                socket.create_connection((NAME, 443), timeout=10) as raw,
+                context.wrap_socket(raw, server_hostname=NAME) as tls,
+            ):
+                return tls.selected_alpn_protocol()
 
-        assert (
-            in_sandbox(client, settings(mappings=[f"{NAME}={server.at}"], ca=[ca.file]))
-            == "http/1.1"
-        )
+        wanted = settings(mappings=[f"{NAME}={server.at}"], ca=[ca.file])
+        assert in_sandbox(client, wanted) == chosen
 
 
 def test_a_server_that_speaks_first_inside_tls_is_relayed(ca):

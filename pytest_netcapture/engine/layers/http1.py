@@ -1,6 +1,7 @@
 """HTTP/1.0 and HTTP/1.1 on one connection (RFC 9112).
 
-1. Bytes pass unchanged; the parser observes. Only what we answer ourselves is written by us.
+1. Bytes pass unchanged; the parser observes. Only what we answer ourselves is written by us, and
+   the offer to go on as HTTP/2 (Upgrade: h2c) is left out: a proxy may (RFC 9110 §7.8).
 2. Requests are parsed and forwarded as they come, pipelined ones too; answers keep their order.
    While one waits to be answered from here behind forwarded ones, or may switch protocols, the
    bytes after it wait.
@@ -15,17 +16,21 @@ tests/engine/layers/test_http1.py has playbooks for each; test_http1_split.py cu
 
 from __future__ import annotations
 
+from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.engine.layers.http1_answers import SWITCHING, Answers, switch_reason
 from pytest_netcapture.engine.layers.http1_exchange import Exchange, locate, spooled
 from pytest_netcapture.engine.layers.http1_head import (
     Malformed,
     head_end,
+    offers_h2c,
     parse_request,
     skip_blank,
+    without_h2c,
 )
 from pytest_netcapture.engine.layers.http1_replay import Renderer
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
-from pytest_netcapture.flows import FlowError
+from pytest_netcapture.engine.layers.websocket import switch
+from pytest_netcapture.flows import FlowError, WebSocketFlow
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -156,7 +161,8 @@ class Http1Layer:
         else:
             place = locate(self._context, head)
             self._place = (host, place) if head.target[0] == "/" else ("", place)
-        exchange = Exchange(self._context, head, data[:end], place)
+        raw = without_h2c(data[:end]) if offers_h2c(head) else data[:end]
+        exchange = Exchange(self._context, head, raw, place)
         self._inbox = data[end:]
         self._started(exchange)
         return not self._over
@@ -250,9 +256,13 @@ class Http1Layer:
         )
         if answer.closes or decision.error is not None:
             self._over = True
-        context.record(flow)
+        if decision.conversation is None:
+            context.record(flow)
         if answer.data:
             context.to_client(answer.data)
+        if isinstance(flow, WebSocketFlow) and decision.conversation is not None:
+            self._switch(flow, decision.conversation)
+            return
         if answer.stream is not None:
             context.to_client_stream(answer.stream)
         if answer.resets:
@@ -281,7 +291,9 @@ class Http1Layer:
         taken = self._answers.take(data)
         if taken.out:
             self._context.to_client(taken.out)
-        if taken.raw:
+        if taken.websocket is not None:
+            self._switch(taken.websocket, None, server_pending=taken.rest)
+        elif taken.raw:
             self._give_up(taken.raw, server_pending=taken.rest)
         elif not self._due:
             self._drained()
@@ -378,6 +390,17 @@ class Http1Layer:
         self._context.become_raw(reason, client_pending=pending, server_pending=server_pending)
         if self._client_done:
             self._context.eof_server()
+
+    def _switch(
+        self, flow: WebSocketFlow, played: Conversation | None, *, server_pending: bytes = b""
+    ) -> None:
+        self._over = True
+        self._flush_server()
+        pending, self._inbox = self._inbox, b""
+        flow.ended = 0
+        switch(self._context, flow, played, client_pending=pending, server_pending=server_pending)
+        if self._client_done:
+            self._context.layer.client_eof()
 
     def _close(self) -> None:
         self._over = True

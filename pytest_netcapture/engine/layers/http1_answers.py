@@ -19,7 +19,7 @@ from pytest_netcapture.engine.layers.http1_head import (
     skip_blank,
 )
 from pytest_netcapture.engine.layers.layer import Context
-from pytest_netcapture.flows import Headers
+from pytest_netcapture.flows import Headers, WebSocketFlow
 
 CONTINUE = 100
 SWITCHING = 101
@@ -32,6 +32,8 @@ class Taken:
     out: bytes
     rest: bytes = b""
     raw: str = ""
+    websocket: WebSocketFlow | None = None
+    """What it is now instead, if it was switched to one."""
 
 
 class Answers:
@@ -42,6 +44,7 @@ class Answers:
         self.held = b""
         self._context = context
         self._raw = ""
+        self._websocket: WebSocketFlow | None = None
 
     def take(self, data: bytes) -> Taken:
         """Read as much of `data` as there is."""
@@ -61,7 +64,7 @@ class Answers:
         rest = data[position:] if position < len(data) else b""
         joined = out[0] if len(out) == 1 else b"".join(out)
         if self._raw:
-            return Taken(joined, rest, self._raw)
+            return Taken(joined, rest, self._raw, self._websocket)
         self.held = rest
         return Taken(joined)
 
@@ -120,8 +123,12 @@ class Answers:
 
     def _complete(self, exchange: Exchange) -> None:
         self.due.popleft()
+        flow = exchange.flow
+        if isinstance(flow, WebSocketFlow) and flow.opened:
+            self._websocket = flow  # its messages are to come
+            return
         exchange.finish()
-        self._context.record(exchange.flow)
+        self._context.record(flow)
 
 
 def switch_reason(fields: list[tuple[str, str]]) -> str:

@@ -14,9 +14,21 @@ from pytest_netcapture.engine.layers.http1_framing import (
     request_framing,
     response_framing,
 )
-from pytest_netcapture.engine.layers.http1_head import RequestHead, ResponseHead
+from pytest_netcapture.engine.layers.http1_head import (
+    RequestHead,
+    ResponseHead,
+    offers_h2c,
+)
 from pytest_netcapture.engine.layers.layer import BodySink, Context, Play
-from pytest_netcapture.flows import Body, FlowError, Headers, HttpFlow, HttpRequest, HttpResponse
+from pytest_netcapture.flows import (
+    Body,
+    FlowError,
+    Headers,
+    HttpFlow,
+    HttpRequest,
+    HttpResponse,
+    WebSocketFlow,
+)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -85,7 +97,7 @@ class Exchange:
         self.expects = special.get("expect", "").lower() == "100-continue"
         self.continued = False
         self.tunnels = head.method == "CONNECT"
-        self.switches = self.tunnels or "upgrade" in special
+        self.switches = self.tunnels or ("upgrade" in special and not offers_h2c(head))
         self.received = 0
         self.received_all = False
         self.interim: list[tuple[int, Headers]] = []
@@ -99,7 +111,8 @@ class Exchange:
             port=port,
             target=head.target,
         )
-        self.flow = HttpFlow(request=request, host=host, port=port, started=context.now())
+        kind = WebSocketFlow if special.get("upgrade", "").lower() == "websocket" else HttpFlow
+        self.flow = kind(request=request, host=host, port=port, started=context.now())
 
     def hold(self) -> None:
         """Keep the body as sent, for it is sent on only once the decision is known."""

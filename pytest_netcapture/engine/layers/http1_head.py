@@ -122,6 +122,29 @@ def parse_response(head: bytes) -> ResponseHead:
     return ResponseHead(version, int(code), line[13:], fields, special)
 
 
+def offers_h2c(head: RequestHead) -> bool:
+    """Tell whether a request would go on as HTTP/2 without TLS (RFC 7540 §3.2, obsolete)."""
+    return head.special.get("upgrade", "").strip().lower() == "h2c"
+
+
+def without_h2c(head: bytes) -> bytes:
+    """Return a complete request head without that offer; all other bytes stay."""
+    out = []
+    for line in head.splitlines(keepends=True):
+        name, _, value = line.partition(b":")
+        lower = name.strip().lower()
+        if lower in (b"upgrade", b"http2-settings"):
+            continue
+        if lower == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            kept = [t for t in tokens if t.lower() not in (b"upgrade", b"http2-settings")]
+            if not kept:
+                continue
+            line = name + b": " + b", ".join(kept) + b"\r\n"  # noqa: PLW2901
+        out.append(line)
+    return b"".join(out)
+
+
 def parse_trailers(section: bytes) -> Headers:
     """Parse a trailer section, its final empty line included. Raises `Malformed`."""
     return Headers(_fields(["", *_lines(section)])[0])

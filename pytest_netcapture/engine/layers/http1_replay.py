@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,6 +23,7 @@ from pytest_netcapture.flows import Body, Headers, HttpRequest, HttpResponse
 
 WHOLE = 1 << 18
 _KEPT, _KEPT_SIZE = 16, 1 << 14
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class Renderer:
         `asked` is the request's Connection field; `continued`: the client had its 100 already.
         """
         response = play.response
-        if response is None or play.error is not None or response.body.size > _KEPT_SIZE:
+        if response is None or play.error is not None or not _is_kept(response):
             return _render(request, play, asked, continued)
         key = (id(response), request.method, request.http_version, asked, continued)
         kept = self._kept.get(key)
@@ -58,6 +61,12 @@ class Renderer:
             self._kept.clear()
         self._kept[key] = response, answer  # the response too, so that its id stays its own
         return answer
+
+
+def _is_kept(response: HttpResponse) -> bool:
+    """Tell whether an answer is small, and the same for each such request."""
+    switching = response.status == HTTPStatus.SWITCHING_PROTOCOLS
+    return response.body.size <= _KEPT_SIZE and not switching
 
 
 def _render(request: HttpRequest, play: Play, asked: str, continued: bool) -> Answer:
@@ -79,6 +88,8 @@ def _respond(
     answered = special.get("connection", "")
     closes = "close" in asked or _closes(request, response, answered)
     interim = b"" if old else _interim(response, continued=continued)
+    if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        fields = _accepted(request, response.headers).fields
     if bodyless(request.method, response.status):
         return Answer(interim + _head(response, fields), closes=closes)
     chunked = "chunked" in special.get("transfer-encoding", "")
@@ -89,16 +100,29 @@ def _respond(
         fields = response.headers.replace("transfer-encoding", None).fields
     body = response.body
     if body.size <= WHOLE:
-        data = b"".join(_coded(body)) if body.coding or body.path else body.data
+        data = b"".join(coded(body)) if body.coding or body.path else body.data
         length, pieces = len(data), iter((data,))
     else:
-        length = sum(map(len, _coded(body))) if body.coding else body.size
-        pieces = _coded(body)
+        length = sum(map(len, coded(body))) if body.coding else body.size
+        pieces = coded(body)
     until_close = response.closes or chunked
     if whole and not until_close and special.get("content-length") != str(length):
         fields = Headers(fields).replace("content-length", str(length)).fields
     head = interim + _head(response, fields)
     return _sized(head, pieces, body.size, closes=closes or until_close)
+
+
+def _accepted(request: HttpRequest, headers: Headers) -> Headers:
+    """Answer this client's key, and leave out what it did not offer (RFC 6455 §4.2.2)."""
+    key = request.headers.get("sec-websocket-key")
+    if key is None:
+        return headers
+    text = key.strip().encode("latin-1") + _WEBSOCKET_GUID
+    digest = hashlib.sha1(text, usedforsecurity=False).digest()
+    headers = headers.replace("sec-websocket-accept", base64.b64encode(digest).decode())
+    if "permessage-deflate" not in (request.headers.get("sec-websocket-extensions") or ""):
+        headers = headers.replace("sec-websocket-extensions", None)
+    return headers
 
 
 def _sized(head: bytes, pieces: Iterator[bytes], size: int, *, closes: bool) -> Answer:
@@ -107,23 +131,22 @@ def _sized(head: bytes, pieces: Iterator[bytes], size: int, *, closes: bool) -> 
     return Answer(head, pieces, closes=closes)
 
 
-def _coded(body: Body) -> Iterator[bytes]:
-    return encode(body.pieces(), body.coding) if body.coding else body.pieces()
+def coded(body: Body, pieces: Iterator[bytes] | None = None) -> Iterator[bytes]:
+    """Yield a body, or the `pieces` that it is cut into, with its content coding."""
+    pieces = body.pieces() if pieces is None else pieces
+    return encode(pieces, body.coding) if body.coding else pieces
 
 
 def _chunked(response: HttpResponse, *, whole: bool) -> Iterator[bytes]:
     body = response.body
-    pieces: Iterator[bytes] = _recorded_chunks(body) if body.chunks else body.pieces()
-    if body.coding:
-        pieces = encode(pieces, body.coding)
-    for piece in pieces:
+    for piece in coded(body, recorded_chunks(body) if body.chunks else None):
         if piece:
             yield b"%x\r\n%b\r\n" % (len(piece), piece)
     if whole:
         yield b"0\r\n" + _lines(response.trailers.fields) + b"\r\n"
 
 
-def _recorded_chunks(body: Body) -> Iterator[bytes]:
+def recorded_chunks(body: Body) -> Iterator[bytes]:
     """Cut the body where it was cut; what the sizes do not cover is a last chunk."""
     held = b""
     source = body.pieces()

@@ -15,10 +15,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pytest_netcapture.cassettes.conversation import Conversation
+from pytest_netcapture.cassettes.dialogue import Dialogue
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse, Origin
 
 
@@ -34,6 +37,10 @@ class Play:
     response: HttpResponse | None = None
     error: FlowError | None = None
     origin: Origin = Origin.PLAYED
+    conversation: Conversation | None = None
+    """What follows on a WebSocket."""
+    dialogue: Dialogue | None = None
+    """Says the answer while the request comes; then there is no `response`."""
 
 
 @dataclass(slots=True)
@@ -73,6 +80,12 @@ class Context(Protocol):
     """The effects that a layer may have."""
 
     endpoint: Endpoint
+    layer: Layer
+    """The layer that is told what happens; assigned when another one takes over."""
+
+    @property
+    def has_server(self) -> bool:
+        """Tell whether there is an upstream connection, or one being made."""
 
     def now(self) -> int:
         """Monotonic nanoseconds: time is an argument, so tests choose it."""
@@ -86,6 +99,12 @@ class Context(Protocol):
 
     def to_server_stream(self, pieces: Iterable[bytes]) -> None:
         """Write `pieces` as fast as the server reads; run them to the end or close them."""
+
+    def full(self, side: str) -> bool:
+        """Tell whether the socket of `side` ("client" or "server") takes no more for now."""
+
+    def when_free(self, side: str, function: Callable[[], None]) -> None:
+        """Run `function` when the socket of `side` takes more, at once if it does."""
 
     def eof_client(self) -> None:
         """Half-close towards the client (all pending writes first)."""
@@ -109,10 +128,19 @@ class Context(Protocol):
 
     def decide(self, flow: AnyFlow) -> Decision: ...
 
+    def decide_early(self, flow: AnyFlow) -> Decision | None:
+        """Decide before the body has come; None when it is the body that decides."""
+
     def body_sink(self) -> BodySink: ...
 
     def begin(self, flow: AnyFlow) -> None:
         """Make `flow` visible to its test before it is complete; gives it id, scope and process."""
+
+    def changed(self) -> None:
+        """Tell whoever waits that there is more of a flow that has begun."""
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        """Fail the test: what the client said is not what was recorded."""
 
     def record(self, flow: AnyFlow) -> None:
         """Make `flow`, which is complete, final; put it on the cassette if one records."""

@@ -1,37 +1,28 @@
 """The layer that a connection starts with: wait for the first bytes, then choose the protocol.
 
 1. Whoever speaks first decides: the client's bytes are sniffed; a server that speaks first is not
-   one that we decode.
+   one that we decode, unless what it says is how HTTP/2 begins.
 2. A protocol is one line in `PROTOCOLS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from pytest_netcapture.engine.layers.http1 import Http1Layer
+from pytest_netcapture.engine.layers.http2 import Http2Layer
+from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
-
-class Switching(Context, Protocol):
-    """A context whose layer can be replaced."""
-
-    layer: Layer
-
-    @property
-    def has_server(self) -> bool: ...
-
-
-PROTOCOLS: dict[Guess, Callable[[Switching], Layer]] = {
+PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP1: Http1Layer,
+    Guess.HTTP2: Http2Layer,
 }
 
 REASONS = {
     Guess.TLS: "TLS inside TLS is not decoded",
-    Guess.HTTP2: "HTTP/2 is not decoded yet",
 }
 
 
@@ -42,10 +33,11 @@ class OpeningLayer:
     returns whether no more is to be said of it.
     """
 
-    def __init__(self, context: Switching, silent: Callable[[str], bool] | None = None) -> None:
+    def __init__(self, context: Context, silent: Callable[[str], bool] | None = None) -> None:
         self._context = context
         self._silent = silent
         self._held = b""
+        self._heard = b""
 
     def client_data(self, data: bytes) -> None:
         self._held += data
@@ -53,23 +45,24 @@ class OpeningLayer:
         if guess is Guess.MORE:
             return
         held, self._held = self._held, b""
+        heard, self._heard = self._heard, b""
         make = PROTOCOLS.get(guess)
-        if make is None:
-            self._context.become_raw(
-                REASONS.get(guess, "not a protocol that is decoded"), client_pending=held
-            )
+        if make is None or (heard and guess is not Guess.HTTP2):
+            reason = REASONS.get(guess, "not a protocol that is decoded")
+            self._context.become_raw(reason, client_pending=held, server_pending=heard)
             return
         self._context.layer = make(self._context)
         self._context.layer.client_data(held)
+        if heard:
+            self._context.layer.server_data(heard)
 
     def client_eof(self) -> None:
         if self._said_nothing(""):
             return
-        held, self._held = self._held, b""
-        if not held and not self._context.has_server:
+        if not self._held and not self._context.has_server:
             self._context.close()  # on replay; a client that only looks whether the port is open
             return
-        self._context.become_raw("the client said nothing", client_pending=held)
+        self._relay("the client said nothing")
         self._context.layer.client_eof()
 
     def server_connected(self) -> None:
@@ -80,12 +73,12 @@ class OpeningLayer:
         self._context.layer.server_failed(error)
 
     def server_data(self, data: bytes) -> None:
-        held, self._held = self._held, b""
-        self._context.become_raw("the server spoke first", client_pending=held, server_pending=data)
+        self._heard += data
+        if len(self._heard) < FRAME_HEAD or not begins_like_a_server(self._heard):
+            self._relay("the server spoke first")
 
     def server_eof(self) -> None:
-        held, self._held = self._held, b""
-        self._context.become_raw("the server closed first", client_pending=held)
+        self._relay("the server closed first")
         self._context.layer.server_eof()
 
     def aborted(self, side: str, error: FlowError) -> None:
@@ -94,9 +87,13 @@ class OpeningLayer:
         if not self._held and not self._context.has_server:
             self._context.close()
             return
-        held, self._held = self._held, b""
-        self._context.become_raw(f"the {side} reset it first", client_pending=held)
+        self._relay(f"the {side} reset it first")
         self._context.layer.aborted(side, error)
+
+    def _relay(self, reason: str) -> None:
+        held, self._held = self._held, b""
+        heard, self._heard = self._heard, b""
+        self._context.become_raw(reason, client_pending=held, server_pending=heard)
 
     def _said_nothing(self, error: str) -> bool:
         silent, self._silent = self._silent, None  # an end may be followed by a reset

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Forward, Layer
 from pytest_netcapture.engine.layers.raw import RawLayer
@@ -30,9 +31,11 @@ class Playbook:
         tls: bool = False,
         late: bool = False,
         decide: Callable[[AnyFlow], Decision] = lambda _flow: Forward(),
+        early: Callable[[AnyFlow], Decision | None] = lambda _flow: None,
         spool: Path = Path("/nonexistent"),
         window: int = 1 << 20,
         port: int = 80,
+        has_server: bool = False,
     ) -> None:
         self.endpoint = Endpoint("192.0.2.7", port, tls=tls)
         self.events: list[tuple[Any, ...]] = []
@@ -46,10 +49,15 @@ class Playbook:
         self._seen = 0
         self._late = late
         self._decide = decide
+        self._early = early
         self._spool = str(spool)
         self._window = window
         self._time = 0
         self.raw_reason = ""
+        self.has_server = has_server
+        self.stuffed: set[str] = set()
+        """Sides whose socket is full."""
+        self.waiting_for_room: list[tuple[str, Callable[[], None]]] = []
         self.layer: Layer = make(self)
 
     # Hands
@@ -78,6 +86,14 @@ class Playbook:
         self.layer.aborted("client", FlowError("reset", "by the client"))
         return self
 
+    def free(self, side: str) -> Playbook:
+        """Let the socket of `side` take what was waiting."""
+        self.stuffed.discard(side)
+        waiting, self.waiting_for_room = self.waiting_for_room, []
+        for _, function in waiting:
+            function()
+        return self
+
     # Eyes
 
     def expect_client(self, data: bytes) -> Playbook:
@@ -89,6 +105,15 @@ class Playbook:
         assert self._server == data
         self._server = b""
         return self
+
+    def take_client(self) -> bytes:
+        """Return what was written to the client since the last look."""
+        data, self._client = self._client, b""
+        return data
+
+    def take_server(self) -> bytes:
+        data, self._server = self._server, b""
+        return data
 
     def expect(self, *names: str) -> Playbook:
         """Expect these effects, data aside, since the last look."""
@@ -135,6 +160,15 @@ class Playbook:
         for piece in pieces:
             self.to_server(piece)
 
+    def full(self, side: str) -> bool:
+        return side in self.stuffed
+
+    def when_free(self, side: str, function: Callable[[], None]) -> None:
+        if side in self.stuffed:
+            self.waiting_for_room.append((side, function))
+        else:
+            function()
+
     def eof_client(self) -> None:
         self.events.append(("eof_client",))
 
@@ -159,12 +193,21 @@ class Playbook:
     def decide(self, flow: AnyFlow) -> Decision:
         return self._decide(flow)
 
+    def decide_early(self, flow: AnyFlow) -> Decision | None:
+        return self._early(flow)
+
     def body_sink(self) -> BodySink:
         return SpoolingBody(self._spool, self._window)
 
     def begin(self, flow: AnyFlow) -> None:
         assert not any(flow is each for each in self.began)
         self.began.append(flow)
+
+    def changed(self) -> None:
+        self.events.append(("changed",))
+
+    def unlike(self, flow: AnyFlow, miss: Miss) -> None:
+        self.events.append(("unlike", flow, miss))
 
     def record(self, flow: AnyFlow) -> None:
         assert any(flow is each for each in self.began), "recorded before it began"

@@ -113,6 +113,17 @@ class TestForwarding:
             (103, [("Link", "</x>")])
         ]
 
+    def test_an_offer_to_go_on_as_http2_is_left_out(self) -> None:
+        sent = (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, x\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+        )
+        play = playbook()
+        play.client(sent + GET)
+        play.expect_server(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\n\r\n" + GET)
+        play.server(OK)
+        assert play.flow.request.headers["upgrade"] == "h2c"
+
     def test_expect_continue_is_between_the_two(self) -> None:
         head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         interim = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -225,8 +236,8 @@ class TestPlace:
 
 
 class TestSwitching:
-    UPGRADE = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    SWITCH = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    UPGRADE = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"
+    SWITCH = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n"
 
     def test_after_101_bytes_are_relayed(self) -> None:
         play = playbook()
@@ -234,7 +245,7 @@ class TestSwitching:
         play.server(self.SWITCH + b"frame").expect_client(self.SWITCH + b"frame").expect_server(
             b"early"
         )
-        assert play.raw_reason == "upgrade websocket"
+        assert play.raw_reason == "upgrade other"
         assert (play.flow.response.status, play.flow.error) == (101, None)
         play.client(b"\x81\x00").expect_server(b"\x81\x00").server(b"\x82").expect_client(b"\x82")
 

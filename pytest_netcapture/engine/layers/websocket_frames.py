@@ -1,0 +1,231 @@
+"""Read the messages of a WebSocket, and write those of a played one (RFC 6455, RFC 7692).
+
+1. Live, a `Tap` watches both directions; the bytes themselves pass unchanged.
+2. On replay a `Player` is the server: it answers pings itself, and closes as the server did.
+3. Messages are bounded: a conversation of more than `LIMIT` bytes is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from wsproto.extensions import Extension, PerMessageDeflate
+from wsproto.frame_protocol import (
+    CloseReason,
+    Frame,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    ParseFailed,
+    RsvBits,
+)
+
+from pytest_netcapture.cassettes.conversation import Conversation
+from pytest_netcapture.cassettes.miss import Miss
+from pytest_netcapture.flows import FlowError, WebSocketFlow, WebSocketMessage
+
+LIMIT = 1 << 24
+
+_KINDS = {
+    Opcode.TEXT: "text",
+    Opcode.BINARY: "binary",
+    Opcode.PING: "ping",
+    Opcode.PONG: "pong",
+    Opcode.CLOSE: "close",
+}
+NO_CODE = 1005
+
+
+class Unreadable(Exception):
+    """What was received is no WebSocket message, or too much; the argument says why."""
+
+
+class Reader:
+    """The messages of one direction; `sent` says that it is the client's."""
+
+    def __init__(self, extensions: str, *, sent: bool) -> None:
+        self.frames = FrameProtocol(not sent, _deflate(extensions))
+        self._sent = sent
+        self._parts: list[bytes] = []
+        self._kind = ""
+        self._left = LIMIT
+        self.closed = False
+
+    def feed(self, data: bytes) -> Iterator[WebSocketMessage]:
+        """Yield the messages that `data` completes. Raises `Unreadable`."""
+        if self.closed:
+            return
+        self.frames.receive_bytes(data)
+        try:
+            for frame in self.frames.received_frames():
+                message = self._take(frame)
+                if message is not None:
+                    yield message
+        except (ParseFailed, ValueError) as error:
+            raise Unreadable(f"not a WebSocket frame: {error}") from error
+
+    def _take(self, frame: Frame) -> WebSocketMessage | None:
+        payload = frame.payload
+        if isinstance(payload, tuple):
+            self.closed = True
+            code, reason = payload
+            return self._message("close", (reason or "").encode(), int(code))
+        data = payload.encode() if isinstance(payload, str) else bytes(payload)
+        self._left -= len(data)
+        if self._left < 0:
+            raise Unreadable(f"more than {LIMIT} bytes of messages")
+        if frame.opcode in (Opcode.PING, Opcode.PONG):
+            return self._message(_KINDS[frame.opcode], data)
+        self._kind = self._kind or _KINDS[frame.opcode]
+        self._parts.append(data)
+        if not (frame.frame_finished and frame.message_finished):
+            return None
+        message = self._message(self._kind, b"".join(self._parts))
+        self._kind, self._parts = "", []
+        return message
+
+    def _message(self, kind: str, data: bytes, code: int = 0) -> WebSocketMessage:
+        return WebSocketMessage(sent=self._sent, kind=kind, data=data, code=code)
+
+
+class Tap:
+    """Watches a live conversation and puts its messages into the flow."""
+
+    def __init__(self, flow: WebSocketFlow, now: Callable[[], int]) -> None:
+        extensions = agreed(flow)
+        self._flow = flow
+        self._now = now
+        self._readers = {sent: Reader(extensions, sent=sent) for sent in (True, False)}
+
+    def feed(self, data: bytes, *, sent: bool) -> bool:
+        """Take what one side said; tell whether a message was completed. Raises `Unreadable`."""
+        before = len(self._flow.messages)
+        for message in self._readers[sent].feed(data):
+            message.time = self._now()
+            self._flow.messages.append(message)
+        return len(self._flow.messages) > before
+
+    @property
+    def over(self) -> bool:
+        """Tell whether both sides have closed (RFC 6455 §7.1.4)."""
+        return all(reader.closed for reader in self._readers.values())
+
+
+class Player:
+    """Speaks for the server. `miss` says how the client differs; `ended`, that all was said."""
+
+    def __init__(
+        self, flow: WebSocketFlow, conversation: Conversation, now: Callable[[], int]
+    ) -> None:
+        self._flow = flow
+        self._conversation = conversation
+        self._now = now
+        self._reader = Reader(agreed(flow), sent=True)
+        self._closing = False
+        self.miss: Miss | None = None
+        self.ended = False
+        self.error: FlowError | None = None
+        """How the server ended it, when not with a close."""
+
+    def begin(self) -> bytes:
+        """Return what the server says first."""
+        return self._speak()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the client says; return the answer. Raises `Unreadable`."""
+        out = []
+        for message in self._reader.feed(data):
+            message.time = self._now()
+            self._flow.messages.append(message)
+            out.append(self._answer(message))
+            if self.miss or self.ended:
+                break
+        return b"".join(out)
+
+    def _answer(self, message: WebSocketMessage) -> bytes:
+        if message.kind == "ping":
+            return bytes(self._reader.frames.pong(message.data))
+        if message.kind == "close":
+            self.ended = True
+            if self._closing:
+                return b""
+            echo = WebSocketMessage(sent=False, kind="close", code=message.code)
+            return self._write(self._conversation.closed() or echo)
+        if message.kind == "pong" or self._closing:
+            return b""
+        self.miss = self._conversation.said(message)
+        return b"" if self.miss else self._speak()
+
+    def _speak(self) -> bytes:
+        out = b"".join([self._write(message) for message in self._conversation.due()])
+        if self._conversation.over and self._conversation.error and not self._closing:
+            self.ended, self.error = True, self._conversation.error
+        return out
+
+    def _write(self, message: WebSocketMessage) -> bytes:
+        self._flow.messages.append(
+            WebSocketMessage(
+                sent=False,
+                kind=message.kind,
+                data=message.data,
+                code=message.code,
+                time=self._now(),
+            )
+        )
+        frames = self._reader.frames
+        if message.kind == "close":
+            self._closing = True
+            code = None if message.code in (0, NO_CODE) else message.code
+            return bytes(frames.close(code, message.text if code else None))
+        if message.kind == "ping":
+            return bytes(frames.ping(message.data))
+        return bytes(frames.send_data(message.text if message.kind == "text" else message.data))
+
+
+def agreed(flow: WebSocketFlow) -> str:
+    """Return the extensions that were offered and agreed on (RFC 6455 §9.1)."""
+    name = "sec-websocket-extensions"
+    if flow.response is None or name not in flow.request.headers:
+        return ""
+    return flow.response.headers.get(name) or ""
+
+
+class _Deflate(PerMessageDeflate):
+    """What wsproto has, but for control frames between the fragments of a message.
+
+    It takes the end of such a frame for the end of the message.
+    """
+
+    _control = False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self._control = opcode.iscontrol()
+        if self._control:
+            return RsvBits(False, False, False)
+        return super().frame_inbound_header(proto, opcode, rsv, payload_length)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        return data if self._control else super().frame_inbound_payload_data(proto, data)
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        return None if self._control else super().frame_inbound_complete(proto, fin)
+
+
+def _deflate(extensions: str) -> list[Extension]:
+    """Return the only extension that there is, as agreed on; another is not understood."""
+    if not extensions.strip():
+        return []
+    if extensions.partition(";")[0].strip() != PerMessageDeflate.name or "," in extensions:
+        raise Unreadable(f"extension {extensions[:60]!r}")
+    deflate = _Deflate()
+    try:
+        deflate.finalize(extensions.replace('"', ""))
+    except ValueError as error:
+        raise Unreadable(f"extension {extensions[:60]!r}: {error}") from error
+    return [deflate]
