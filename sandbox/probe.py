@@ -119,7 +119,7 @@ def _cover() -> str:
     if not roots:
         return "no list of roots was found on this machine"
     ca_pem = _first_certificate(read_file(roots[0]))
-    places = trust.find(sys.path, os.environ)  # before the temporary directory is hidden
+    places = trust.find(sys.path, os.environ)
     directory = _private_mounts()
     report = trust.install(ca_pem, directory=directory, places=places, subject_hash="0badcafe")
     if report.failed:
@@ -140,7 +140,8 @@ def _private_mounts() -> str:
     """Enter, and return an empty directory on a file system of ours that ends with the child."""
     namespaces.enter_user_namespace()
     namespaces.unshare_mounts()
-    directory = tempfile.gettempdir()
+    # Not over /tmp, where a virtual environment may be, with lists of roots in it.
+    directory = "/sys" if os.path.isdir("/sys") else tempfile.gettempdir()
     try:
         mount("netcapture", directory, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV)
     except OSError as error:

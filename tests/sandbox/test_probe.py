@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.sandbox import namespaces, probe
+from pytest_netcapture.sandbox import bundles, namespaces, probe
+from pytest_netcapture.sandbox.original import read_file
 
 pytestmark = pytest.mark.live
 
@@ -17,6 +19,16 @@ def test_a_machine_on_which_these_tests_run_is_well(in_child, rootless):
     findings = in_child(lambda: [tuple(found) for found in probe.probe_all()], rootless=rootless)
     assert [name for name, ok, *_ in findings if not ok] == []
     assert len(findings) == len(probe.PROBES)
+
+
+def test_roots_in_the_temporary_directory_can_be_covered(in_child, tmp_path, monkeypatch):
+    """A virtual environment may be there."""
+    (tmp_path / "certifi").mkdir()
+    roots = next(iter(bundles.original_roots({})))
+    (tmp_path / "certifi" / "cacert.pem").write_bytes(read_file(roots))
+    monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    found = in_child(lambda: tuple(probe.probe_trust()))
+    assert found[1], found
 
 
 def test_nothing_changes(in_child):
