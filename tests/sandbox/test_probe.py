@@ -27,6 +27,7 @@ def test_roots_in_the_temporary_directory_can_be_covered(in_child, tmp_path, mon
     roots = next(iter(bundles.original_roots({})))
     (tmp_path / "certifi" / "cacert.pem").write_bytes(read_file(roots))
     monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = in_child(lambda: tuple(probe.probe_trust()))
     assert found[1], found
 
