@@ -6,8 +6,8 @@ import resource
 import signal
 import socket
 import struct
-import time
 import threading
+import time
 
 import pytest
 import redirect_lab as lab_module
