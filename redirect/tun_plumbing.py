@@ -7,8 +7,8 @@
 4. Multicast and broadcast are looked up in the ordinary tables: members in the namespace hear it.
 5. Packets that have loopback addresses are taken back on `lo`, where IPv6 takes them at all; for
    IPv4 that needs route_localnet and accept_local.
-6. Without IPv6 in the kernel there is IPv4 only. When the engine has ended so has `eth0`, and
-   what is not local is unreachable at once.
+6. Without IPv6 in the kernel there is IPv4 only. When the engine has ended so has `eth0`, and a
+   second route takes over, in which every address is local: TCP is refused at once.
 
 Kernel: rtnetlink(7), fib_rules.h, Documentation/networking/ip-sysctl.rst. Tests: test_tun.py.
 """
@@ -44,6 +44,7 @@ _NUMBER = struct.Struct("=I")
 _QUEUE_LENGTH = 10_000
 """Packets that the device holds; when it is full, the kernel drops."""
 
+_LAST_CHOICE = 9999
 _MARKED, _ARRIVED, _TCP, _UDP, _LOCAL = 10, 20, 30, 31, 40
 _LOOPBACK = {_V4: ("127.0.0.0", 8, "127.0.0.1"), _V6: ("::1", 128, "::1")}
 _STAY = {
@@ -95,6 +96,7 @@ def _routes(family: Family, addresses: list[str]) -> Iterator[tuple[str, bytes]]
     if family.number == _V4:
         yield "route multicast to eth0", out_message(family, k.RT_TABLE_MAIN, ("224.0.0.0", 3))
     yield f"capture {name}", _route(family, k.CAPTURE_TABLE, ("", 0), own)
+    yield f"refuse {name} without eth0", _refusing(family)
     prefix, length, source = _LOOPBACK[family.number]
     yield f"capture {prefix}", _route(family, k.CAPTURE_TABLE, (prefix, length), source)
     for address in addresses:
@@ -142,6 +144,16 @@ def _route(family: Family, table: int, target: tuple[str, int], source: str = ""
     if prefix:
         body += attribute(k.RTA_DST, socket.inet_pton(number, prefix))
     return message(k.RTM_NEWROUTE, body, flags=k.NLM_F_CREATE)
+
+
+def _refusing(family: Family) -> bytes:
+    """Make every address local, for when the better route has gone with eth0: nobody listens."""
+    head = _ROUTE.pack(
+        family.number, 0, 0, 0, k.CAPTURE_TABLE, k.RTPROT_STATIC, family.host, k.RTN_LOCAL, 0
+    )
+    body = attribute(k.RTA_OIF, _NUMBER.pack(k.LOOPBACK_INDEX))
+    body += attribute(k.RTA_PRIORITY, _NUMBER.pack(_LAST_CHOICE))
+    return message(k.RTM_NEWROUTE, head + body, flags=k.NLM_F_CREATE)
 
 
 def _rule(

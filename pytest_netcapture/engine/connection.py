@@ -107,7 +107,7 @@ class _Client(_Side):
         self.connection.layer.client_data(bytes(_READ_BUFFER[:nbytes]))
 
     def eof_received(self) -> bool:
-        if self.connection.client_has_reset():
+        if self.connection.client_reset_error() is not None:
             return False
         self.connection.client_ended = True
         self.connection.layer.client_eof()
@@ -394,8 +394,7 @@ class Connection:
     def client_lost(self, error: Exception | None) -> None:
         if self._closed:
             return
-        if error is None and self.client_has_reset():
-            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        error = error or self.client_reset_error()
         self._client_gone()
         self._client_reset = error is not None
         if error is not None:
@@ -417,9 +416,11 @@ class Connection:
             self.layer.server_eof()
         self.server_ended = False
 
-    def client_has_reset(self) -> bool:
-        """Tell whether the end that was read of the client was a reset."""
-        return was_reset(self._client_end)
+    def client_reset_error(self) -> ConnectionResetError | None:
+        """Return what a transport would say, if the end that it has read was a reset."""
+        if not was_reset(self._client_end):
+            return None
+        return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     def client_ready(self, transport: asyncio.Transport) -> None:
         self._client = transport

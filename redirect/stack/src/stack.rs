@@ -17,6 +17,7 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address, Ipv6Address
 
 use crate::packet::{self, Key, Unreachable, parse};
 
+const LONGEST: usize = 65_535;
 const KEPT: usize = 32;
 const ANSWERED_FOR: i64 = 130_000_000;
 
@@ -201,9 +202,12 @@ fn capabilities(options: &Options) -> DeviceCapabilities {
     made.medium = Medium::Ip;
     made.max_transmission_unit = options.mtu;
     if options.offload {
+        // smoltcp 0.14 drops segments of IPv6 that are longer than the MTU, whoever is to cut them. How long
+        // the pieces are is what the client says it takes.
+        made.max_transmission_unit = LONGEST;
         made.checksum.tcp = Checksum::None;
-        made.segmentation.tcpv4 = std::num::NonZero::new(65_535);
-        made.segmentation.tcpv6 = std::num::NonZero::new(65_535);
+        made.segmentation.tcpv4 = std::num::NonZero::new(LONGEST);
+        made.segmentation.tcpv6 = std::num::NonZero::new(LONGEST);
     }
     made
 }
