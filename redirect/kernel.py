@@ -79,6 +79,7 @@ TCP_TIME_WAIT = 6
 TCP_ALL_STATES = 0xFFF
 
 # include/uapi/linux/if_addr.h, if_link.h, rtnetlink.h, fib_rules.h, if.h
+FRA_DST = 1
 FRA_IIFNAME = 3
 FRA_FWMARK = 10
 FRA_FWMASK = 16
@@ -107,7 +108,6 @@ RTN_THROW = 9
 RTA_DST = 1
 RTA_OIF = 4
 RTA_GATEWAY = 5
-RTA_PRIORITY = 6
 RTA_PREFSRC = 7
 RTPROT_STATIC = 4
 RT_SCOPE_UNIVERSE = 0

@@ -6,8 +6,8 @@
    end of a socket pair, a datagram as a record on the stack's channel.
 3. What somebody in the namespace listens for, on loopback or an own address, the stack gives back
    to the kernel as it came: such connections pass it, and are neither gated nor captured.
-4. Between `attach` and `watch` clients wait; with the engine dead the device is gone, and TCP
-   is refused at once.
+4. Between `attach` and `watch` clients wait; with the engine dead the device is gone, and what is
+   not local is unreachable at once.
 
 Tests: test_tun.py, tests/conformance.
 """

@@ -7,8 +7,11 @@
 4. Multicast and broadcast are looked up in the ordinary tables: members in the namespace hear it.
 5. Packets that have loopback addresses are taken back on `lo`, where IPv6 takes them at all; for
    IPv4 that needs route_localnet and accept_local.
-6. Without IPv6 in the kernel there is IPv4 only. When the engine has ended so has `eth0`, and a
-   second route takes over, in which every address is local: TCP is refused at once.
+6. The kernel gives `::1` as a source to nothing that leaves by another device. So a client of
+   `::1` that is captured comes from the own address, and UDP to `::1`, whose answers would come
+   from there as well, stays inside.
+7. Without IPv6 in the kernel there is IPv4 only. When the engine has ended so has `eth0`, and
+   what is not local is unreachable at once.
 
 Kernel: rtnetlink(7), fib_rules.h, Documentation/networking/ip-sysctl.rst. Tests: test_tun.py.
 """
@@ -44,9 +47,7 @@ _NUMBER = struct.Struct("=I")
 _QUEUE_LENGTH = 10_000
 """Packets that the device holds; when it is full, the kernel drops."""
 
-_LAST_CHOICE = 9999
-_MARKED, _ARRIVED, _TCP, _UDP, _LOCAL = 10, 20, 30, 31, 40
-_LOOPBACK = {_V4: ("127.0.0.0", 8, "127.0.0.1"), _V6: ("::1", 128, "::1")}
+_MARKED, _ARRIVED, _INSIDE, _TCP, _UDP, _LOCAL = 10, 20, 25, 30, 31, 40
 _STAY = {
     _V4: (("224.0.0.0", 4), ("240.0.0.0", 4), ("192.0.2.255", 32)),
     _V6: (("ff00::", 8),),
@@ -96,9 +97,8 @@ def _routes(family: Family, addresses: list[str]) -> Iterator[tuple[str, bytes]]
     if family.number == _V4:
         yield "route multicast to eth0", out_message(family, k.RT_TABLE_MAIN, ("224.0.0.0", 3))
     yield f"capture {name}", _route(family, k.CAPTURE_TABLE, ("", 0), own)
-    yield f"refuse {name} without eth0", _refusing(family)
-    prefix, length, source = _LOOPBACK[family.number]
-    yield f"capture {prefix}", _route(family, k.CAPTURE_TABLE, (prefix, length), source)
+    if family.number == _V4:
+        yield "capture loopback", _route(family, k.CAPTURE_TABLE, ("127.0.0.0", 8), "127.0.0.1")
     for address in addresses:
         target = (address, family.bits)
         yield f"capture {address}", _route(family, k.CAPTURE_TABLE, target, address)
@@ -113,6 +113,10 @@ def _rules(family: Family) -> Iterator[tuple[str, bytes]]:
     yield f"deliver what is marked, {name}", _rule(family, _MARKED, local, mark)
     arrived = attribute(k.FRA_IIFNAME, NAME.encode() + b"\0")
     yield f"deliver what arrives, {name}", _rule(family, _ARRIVED, local, arrived)
+    if family.number == _V6:
+        match = attribute(k.FRA_IP_PROTO, bytes([socket.IPPROTO_UDP]))
+        match += attribute(k.FRA_DST, socket.inet_pton(_V6, "::1"))
+        yield "leave ::1's datagrams alone", _rule(family, _INSIDE, local, match, length=128)
     yield f"move {name}'s local table", _rule(family, _LOCAL, local)
     for priority, protocol in ((_TCP, socket.IPPROTO_TCP), (_UDP, socket.IPPROTO_UDP)):
         match = attribute(k.FRA_IP_PROTO, bytes([protocol]))
@@ -146,20 +150,17 @@ def _route(family: Family, table: int, target: tuple[str, int], source: str = ""
     return message(k.RTM_NEWROUTE, body, flags=k.NLM_F_CREATE)
 
 
-def _refusing(family: Family) -> bytes:
-    """Make every address local, for when the better route has gone with eth0: nobody listens."""
-    head = _ROUTE.pack(
-        family.number, 0, 0, 0, k.CAPTURE_TABLE, k.RTPROT_STATIC, family.host, k.RTN_LOCAL, 0
-    )
-    body = attribute(k.RTA_OIF, _NUMBER.pack(k.LOOPBACK_INDEX))
-    body += attribute(k.RTA_PRIORITY, _NUMBER.pack(_LAST_CHOICE))
-    return message(k.RTM_NEWROUTE, head + body, flags=k.NLM_F_CREATE)
-
-
 def _rule(
-    family: Family, priority: int, table: int, match: bytes = b"", *, kind: int = k.RTM_NEWRULE
+    family: Family,
+    priority: int,
+    table: int,
+    match: bytes = b"",
+    *,
+    length: int = 0,
+    kind: int = k.RTM_NEWRULE,
 ) -> bytes:
-    body = _RULE.pack(family.number, 0, 0, 0, table, k.FR_ACT_TO_TBL, 0)
+    """Look up in `table` what matches; `length`: bits of the destination in `match`."""
+    body = _RULE.pack(family.number, length, 0, 0, table, k.FR_ACT_TO_TBL, 0)
     body += attribute(k.FRA_PRIORITY, _NUMBER.pack(priority)) + match
     flags = k.NLM_F_CREATE if kind == k.RTM_NEWRULE else 0
     return message(kind, body, flags=flags)
