@@ -131,7 +131,7 @@ MATCHERS = (
     "form",
     "url",
 )
-REDIRECTORS = ("auto", "tproxy", "seccomp")
+REDIRECTORS = ("auto", "tproxy", "tun", "seccomp")
 
 
 def parse_pattern(text: str, where: str) -> HostPattern:

@@ -71,7 +71,7 @@ class StackSocket(socket.socket):
             self._catch_up()
         return self.was_gone
 
-    def setsockopt(self, level: int, option: int, value: Any, *length: Any) -> None:  # type: ignore[override]
+    def setsockopt(self, level: int, option: int, value: Any, *length: Any) -> None:
         if (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER):
             if struct.unpack("ii", value) == (1, 0):
                 self._abort()
@@ -237,7 +237,10 @@ class _Attached(DatagramFlows):
             elif event.kind == Event.DATAGRAM:
                 self.arrive(event.source, event.target, event.payload)
             elif event.kind == Event.FATAL:
-                print("netcapture: the stack of `tun` has failed: its namespace is cut off", file=sys.stderr)
+                print(
+                    "netcapture: the stack of `tun` has failed: its namespace is cut off",
+                    file=sys.stderr,
+                )
                 self.close()
 
     def _connecting(self, event: Happened) -> Connecting:

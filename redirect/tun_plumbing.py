@@ -48,7 +48,7 @@ _QUEUE_LENGTH = 10_000
 """Packets that the device holds; when it is full, the kernel drops."""
 
 _MARKED, _ARRIVED, _INSIDE, _TCP, _UDP, _LOCAL = 10, 20, 25, 30, 31, 40
-_STAY = {
+_STAY: dict[int, tuple[tuple[str, int], ...]] = {
     _V4: (("224.0.0.0", 4), ("240.0.0.0", 4), ("192.0.2.255", 32)),
     _V6: (("ff00::", 8),),
 }

@@ -24,9 +24,9 @@ from pytest_netcapture.redirect.seccomp_memory import Memory, own_memory, unread
 from pytest_netcapture.redirect.seccomp_places import Places
 
 if TYPE_CHECKING:
+    from pytest_netcapture.engine.main import Engine
     from pytest_netcapture.redirect.tproxy import TproxyRedirector
     from pytest_netcapture.redirect.tun import TunRedirector
-    from pytest_netcapture.engine.main import Engine
 
 AUTO, TUN = "auto", "tun"
 _HOST = 0
