@@ -65,6 +65,7 @@ OPTIONS = (
         *("leave", "capture"),
     ),
     Option("upstream-ca", "list", "PEM file of more roots trusted upstream (repeatable)", "FILE"),
+    Option("packets", "flag", "keep each test's packets, for netcapture.save"),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )
 BY_KEY = {option.key: option for option in OPTIONS}

@@ -115,6 +115,7 @@ class Settings(msgspec.Struct, frozen=True):
     upstream_ca: tuple[str, ...] = ()
     redirector: str = "auto"
     strict: bool = False
+    packets: bool = False
     cassette: CassetteUse | None = None
 
 
