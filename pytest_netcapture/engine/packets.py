@@ -128,8 +128,8 @@ def comments(packets: list[Packet], flows: list[AnyFlow]) -> dict[int, list[str]
             of.setdefault(ends, []).append(_described(flow))
     found: dict[int, list[str]] = {}
     for place, packet in enumerate(packets):
-        ends = addresses_of(packet.data)
-        said = of.pop(ends, None) if ends is not None else None
+        found_ends = addresses_of(packet.data)
+        said = of.pop(found_ends, None) if found_ends is not None else None
         if said:
             found[place] = said
         if not of:
