@@ -19,6 +19,7 @@ import https
 import latency
 import lookup
 import peers
+import redirectors
 import startup
 from figures import Row
 from lab import Lab, Missing
@@ -34,6 +35,7 @@ PARTS: dict[str, Part] = {
     "new": https.measure_new,
     "download": download.measure,
     "lookup": lookup.measure,
+    "redirectors": redirectors.measure,
 }
 OPTIONAL: dict[str, Part] = {"peers": peers.measure}
 

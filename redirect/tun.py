@@ -6,8 +6,8 @@
    end of a socket pair, a datagram as a record on the stack's channel.
 3. What somebody in the namespace listens for, on loopback or an own address, the stack gives back
    to the kernel as it came: such connections pass it, and are neither gated nor captured.
-4. Between `attach` and `watch` clients wait; with the engine dead the device is gone, and what is
-   not local is unreachable at once.
+4. Between `attach` and `watch` clients wait; with the engine dead the device is gone, what is not
+   local is unreachable at once, and connections are ended by tun_guard.py.
 
 Tests: test_tun.py, tests/conformance.
 """
@@ -34,6 +34,7 @@ from pytest_netcapture.redirect.base import (
 )
 from pytest_netcapture.redirect.datagrams import IDLE, DatagramFlows, Flow
 from pytest_netcapture.redirect.owners import Owners
+from pytest_netcapture.redirect.tun_guard import Guard
 from pytest_netcapture.redirect.tun_probing import probe
 from pytest_netcapture.redirect.tun_stack import (
     Command,
@@ -112,6 +113,7 @@ class TunRedirector:
         self._udp_idle = udp_idle
         self.owners = Owners()
         self._attached: dict[int, _Attached] = {}
+        self._guard: Guard | None = None
         self._loop: Any = None
         self._sink: Sink | None = None
 
@@ -141,6 +143,9 @@ class TunRedirector:
     def stop(self) -> None:
         for number in list(self._attached):
             self._detach(number)
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def disturb(
         self,
@@ -163,6 +168,8 @@ class TunRedirector:
         attached = self._attached.pop(number, None)
         if attached is not None:
             attached.close()
+            if self._guard is not None:
+                self._guard.forget(number)
         self.owners.detach(number)
 
     def _attach_here(self, number: int) -> None:
@@ -172,6 +179,8 @@ class TunRedirector:
         try:
             tun_plumbing.lay(tun, self._addresses, ipv6=ipv6)
             self.owners.attach_here(number)
+            self._guard = self._guard or Guard()
+            self._guard.watch(number)
         except BaseException:
             stack.close()
             raise

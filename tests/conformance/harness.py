@@ -27,6 +27,7 @@ import seccomp_lab
 from pytest_netcapture.redirect import seccomp_probing, tproxy
 from pytest_netcapture.redirect.base import Verdict
 from pytest_netcapture.redirect.tproxy import TproxyRedirector
+from pytest_netcapture.sandbox import capabilities, kernel
 
 REDIRECTORS = ("tproxy", "tun", "seccomp")
 LIMIT = 30
@@ -174,6 +175,7 @@ def _child(name, behaviour, writer):
     try:
         if os.getuid() and name != "seccomp":
             redirect_lab.enter_user_namespace()
+            capabilities.raise_ambient((kernel.CAP_NET_ADMIN,))
         if behaviour.alone:
             behaviour.body(name)
         else:
