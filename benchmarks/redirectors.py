@@ -1,4 +1,4 @@
-"""The redirectors next to each other, over plain HTTP: bulk, new connections, and 3,000 idle ones."""
+"""The redirectors side by side, over plain HTTP: bulk, new connections, and 3,000 idle ones."""
 
 from __future__ import annotations
 
