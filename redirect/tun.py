@@ -60,7 +60,7 @@ _OWN = (k.OWN_V4, k.OWN_V6)
 class StackSocket(socket.socket):
     """One end of a connection's socket pair, which behaves as a TCP socket where it matters."""
 
-    was_gone = False
+    reset_by_client = False
     """The client has reset the connection, and it is known by now."""
 
     def bind_to_stack(self, catch_up: Callable[[], None], abort: Callable[[], None]) -> None:
@@ -68,9 +68,9 @@ class StackSocket(socket.socket):
 
     @property
     def was_reset(self) -> bool:
-        if not self.was_gone:
+        if not self.reset_by_client:
             self._catch_up()
-        return self.was_gone
+        return self.reset_by_client
 
     def setsockopt(self, level: int, option: int, value: Any, *length: Any) -> None:
         if (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER):
@@ -268,4 +268,4 @@ class _Attached(DatagramFlows):
     def _closed(self, event: Happened) -> None:
         conn = self._sockets.pop(event.flow, None)
         if conn is not None and event.number:
-            conn.was_gone = True
+            conn.reset_by_client = True

@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -66,6 +67,19 @@ def test_detaching_leaves_no_descriptor_and_no_device(lab):
     lab.call(lab.redirector.stop)
     assert len(os.listdir("/proc/self/fd")) < len(before)
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
+
+
+@with_lab
+def test_without_its_device_the_engine_goes_on(lab):
+    if os.getuid():
+        raise redirect_lab.Skipped("needs real root")
+    client = tcp(SERVER)
+    lab.stream()
+    subprocess.run(["ip", "link", "delete", "eth0"], check=True, capture_output=True)
+    with pytest.raises(OSError, match="unreachable"):
+        tcp(SERVER)
+    client.close()
+    lab.call(lambda: None)
 
 
 @with_lab

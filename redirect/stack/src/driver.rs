@@ -209,7 +209,11 @@ impl Driver {
                     head[..start].copy_from_slice(virtio);
                     self.arrive(head, data);
                 }
-                _ => break,
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(_) => {
+                    self.stopping = true; // somebody has removed the device
+                    break;
+                }
             }
         }
         self.buffer = buffer;
