@@ -145,7 +145,9 @@ class Interception:
         try:
             await start(connection, OpeningLayer(connection, silent), context)
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as failed:
-            error = connection.client_reset_error() or failed
+            error = failed
+            if describe(failed) == HUNG_UP:  # else it said why before
+                error = connection.client_reset_error() or failed
             self._refused(connection, error, problem)
             connection._client_reset = getattr(error, "errno", None) == errno.ECONNRESET
             connection.reset()  # and the server's side as the client ended its own
