@@ -15,7 +15,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from pytest_netcapture.redirect.poller import Poller
 
 Address = tuple[str, int]
 T = TypeVar("T")
@@ -54,8 +56,7 @@ class Namespace(Protocol):
     def run(self, function: Callable[[], T]) -> T: ...
 
 
-@dataclass(frozen=True)
-class Connecting:
+class Connecting(NamedTuple):
     """A client's SYN, waiting. `answer` may be called at once or later, on the loop's thread."""
 
     namespace: int
@@ -64,8 +65,7 @@ class Connecting:
     answer: Callable[[Verdict], None]
 
 
-@dataclass(frozen=True)
-class StreamOpened:
+class StreamOpened(NamedTuple):
     """A client's connection, accepted."""
 
     namespace: int
@@ -131,8 +131,8 @@ class Redirector(Protocol):
     isolates: bool
     """Whether its namespaces are networks of their own, loopback included."""
 
-    def start(self, loop: Any, sink: Sink) -> None:
-        """Remember the loop and the sink. Called once."""
+    def start(self, loop: Any, sink: Sink, poller: Poller) -> None:
+        """Remember the loop, the sink, and what watches descriptors. Called once."""
 
     def attach(self, namespace: Namespace) -> None:
         """Set up capture in `namespace`. Raises `EnvironmentProblem`.

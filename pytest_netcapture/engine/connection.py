@@ -18,8 +18,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
@@ -41,8 +40,7 @@ _HIGH_WATER = 1 << 18
 SMALL_WINDOW = 1 << 14
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is."""
 
     namespace: int
@@ -53,8 +51,7 @@ class Plan:
     loopback: bool = False
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """A connection that the gate lets in; `server` is its socket if it was dialled."""
 
     plan: Plan

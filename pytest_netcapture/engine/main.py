@@ -52,6 +52,7 @@ from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.processes import describe
 from pytest_netcapture.settings import Settings
 
@@ -71,6 +72,7 @@ class Engine:
         from pytest_netcapture.redirect.addresses import own_addresses
 
         self.loop: Any = loop
+        self.poller = Poller(loop)
         self.options = options
         page = Page(options.page_fd)
         self.scopes = Scopes(options.settings, page, options.runtime_dir)
@@ -97,7 +99,7 @@ class Engine:
 
     async def run(self) -> None:
         self._watch_parent()
-        self.redirector.start(self.loop, self)
+        self.redirector.start(self.loop, self, self.poller)
         namespace = self.session_namespace = await self.pool.make()
         self.control.start(self.loop)
         self.control.send(
@@ -157,6 +159,7 @@ class Engine:
         self.attribution.close()
         self.pool.close()
         self.redirector.stop()
+        self.poller.close()
         self.control.close()
         self._remove_runtime_dir()
 

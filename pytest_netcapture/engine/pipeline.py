@@ -45,6 +45,8 @@ def mapping_for(
     settings: Settings, names: tuple[str, ...], address: str, port: int
 ) -> HostMapping | None:
     """Return the first mapping for a connection; the one with a port wins."""
+    if not settings.map_host:
+        return None
     found = [m for m in settings.map_host for name in (*names, address) if m.applies(name, port)]
     return max(found, key=lambda m: m.from_port, default=None)
 
