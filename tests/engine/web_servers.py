@@ -104,7 +104,7 @@ def hypercorn(folder: Path) -> Iterator[Web]:
     ca, chain, key = certificates(folder)
     https, http = free_ports(2)
     command = [
-        *(sys.executable, "-m", "hypercorn", "web_app:app"),
+        *(sys.executable, "-m", "hypercorn", "web_app:app", "--workers", "0"),
         *("--bind", f"127.0.0.1:{https}", "--insecure-bind", f"127.0.0.1:{http}"),
         *("--certfile", chain, "--keyfile", key, "--log-level", "CRITICAL"),
     ]
