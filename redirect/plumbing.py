@@ -42,6 +42,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _RULE = struct.Struct("=BBBBBxxBI")
 _NUMBER = struct.Struct("=I")
 _ICMP_RULE, _CAPTURE_RULE = 100, 101
+_FIRST_PORT = "ipv4/ip_unprivileged_port_start"
 
 
 class _Family(NamedTuple):
@@ -89,10 +90,15 @@ class _Step(NamedTuple):
     needed: bool = True
 
 
-def lay(addresses: tuple[str, ...] = (), links: tuple[str, ...] = LINKS) -> Laid:
-    """Set up the calling thread's namespace; `addresses` are the machine's own."""
+def lay(
+    addresses: tuple[str, ...] = (), links: tuple[str, ...] = LINKS, first_port: str = ""
+) -> Laid:
+    """Set up the calling thread's namespace; `addresses` are the machine's own.
+
+    `first_port` is what `first_unprivileged_port` told outside.
+    """
     ipv6 = _has_ipv6()
-    _write_sysctls(ipv6=ipv6)
+    _write_sysctls(first_port, ipv6=ipv6)
     link = next((kind for kind in links if not transact(k.NETLINK_ROUTE, _new_link(kind))), "")
     steps = _steps(addresses, ipv6=ipv6, link=bool(link))
     for at, number in transact(k.NETLINK_ROUTE, b"".join(step.data for step in steps)):
@@ -115,15 +121,26 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _write_sysctls(*, ipv6: bool) -> None:
+def first_unprivileged_port() -> str:
+    """Read from which port on a server takes no privilege here; "" when nobody says."""
+    try:
+        with open(f"/proc/sys/net/{_FIRST_PORT}") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _write_sysctls(first_port: str, *, ipv6: bool) -> None:
     """Write what can be written: in some containers /proc/sys is read-only.
 
-    So that a test may bind port 80, ping works without privilege, as it does by default on most
-    distributions, IPv6 is there on a host that hands on `disable_ipv6` to new namespaces, and eth0
-    does not look for neighbours to have an address of its own.
+    So that a test may bind the ports that it may bind outside (containers often allow all), ping
+    works without privilege, as it does by default on most distributions, IPv6 is there on a host
+    that hands on `disable_ipv6` to new namespaces, and eth0 does not look for neighbours to have an
+    address of its own.
     """
     group = os.getgid()
-    _write("ipv4/ip_unprivileged_port_start", "0")
+    if first_port:
+        _write(_FIRST_PORT, first_port)
     _write("ipv4/ping_group_range", f"{group} {group}")
     if ipv6:
         _write("ipv6/conf/all/disable_ipv6", "0")

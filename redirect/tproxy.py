@@ -80,6 +80,7 @@ class TproxyRedirector:
         self.gates = True
         self._addresses = addresses
         self._links: tuple[str, ...] = plumbing.LINKS
+        self._first_port = plumbing.first_unprivileged_port()
         self._udp_idle = udp_idle
         self.owners = Owners()
         self._way = ruleset.NATIVE
@@ -133,7 +134,7 @@ class TproxyRedirector:
     def _attach_here(self, number: int) -> None:
         attached = _Attached()
         try:
-            ipv6, link = plumbing.lay(self._addresses, self._links)
+            ipv6, link = plumbing.lay(self._addresses, self._links, self._first_port)
             self._links = (link,) if link else ()  # of the first namespace: no need to try others
             self._make_sockets(number, attached, ipv6=ipv6)
             self._way = install(self._way, ipv6=ipv6)
