@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_netcapture.cassettes.keys import Line
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.cassettes.nearest import matcher_of, nearest
-from pytest_netcapture.cassettes.shelf import Queue
+from pytest_netcapture.cassettes.shelf import Queue, Shelf
 from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.flows import AnyFlow, Difference, HttpRequest
 from pytest_netcapture.settings import RecordMode
@@ -20,7 +20,7 @@ _RECORD = "record it with --netcapture-record-mode=new_episodes"
 
 def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, line: Line) -> Miss:
     """Say why no recording answers the scrubbed `request`; `line` is of its key."""
-    if early := _without_looking(cassette):
+    if early := without_looking(cassette):
         return early
     if queue:
         return explain_used_up(queue.recordings)
@@ -37,7 +37,7 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
 
 
 def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
-    if early := _without_looking(cassette):
+    if early := without_looking(cassette):
         return early
     types = cassette.shelf.dns_types.get(name)
     if not types:
@@ -48,7 +48,18 @@ def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
     )
 
 
-def _without_looking(cassette: Cassette) -> Miss | None:
+def explain_raw(shelf: Shelf, kind: str, names: list[str], port: int) -> Miss:
+    """Say that no conversation with a place that a client has one with can be played."""
+    for name in names:
+        if why := shelf.opaque.get((name, port)):
+            reason = f"what was said was not recorded: {why}"
+            return Miss(MissKind.NEVER, reason, advice="let the test reach its server")
+    reason = f"never recorded: no {kind.upper()} conversation with {names[0]}:{port}"
+    return Miss(MissKind.NEVER, reason, advice=_RECORD)
+
+
+def without_looking(cassette: Cassette) -> Miss | None:
+    """Return why nothing can be played, whatever it is, if that is so."""
     if not cassette.file_exists:
         if cassette.can_record:
             return Miss(MissKind.NO_FILE, "no cassette file yet")

@@ -6,7 +6,7 @@ Addresses are kept only where they are the identity: of connections that carried
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -23,8 +23,10 @@ from pytest_netcapture.flows import (
     HttpResponse,
     Origin,
     Process,
+    RawFlow,
     TcpFlow,
     TlsFailure,
+    Turn,
     UdpFlow,
     WebSocketFlow,
     WebSocketMessage,
@@ -95,28 +97,31 @@ class DnsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="dns")
     process: str = ""
 
 
-class TcpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tcp"):
+class RawRecord(msgspec.Struct, omit_defaults=True):
+    """A conversation as bytes; without `turns` it is a summary, or a connection that failed."""
+
     host: str
     port: int
     address: str = ""
     error: FlowError | None = None
-    sni: str = ""
     reason: str = ""
     sent: int = 0
     received: int = 0
     process: str = ""
+    outgoing: BodyRef | None = None
+    incoming: BodyRef | None = None
+    turns: list[Turn] = []
+    masks: list[tuple[int, int]] = []
+    echoes: list[tuple[int, int, int]] = []
 
 
-class UdpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="udp"):
-    host: str
-    port: int
-    address: str = ""
-    error: FlowError | None = None
+class TcpRecord(RawRecord, omit_defaults=True, tag_field="kind", tag="tcp"):
+    sni: str = ""
+
+
+class UdpRecord(RawRecord, omit_defaults=True, tag_field="kind", tag="udp"):
     datagrams_sent: int = 0
     datagrams_received: int = 0
-    sent: int = 0
-    received: int = 0
-    process: str = ""
 
 
 class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_failure"):
@@ -132,6 +137,8 @@ class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_f
 
 AnyRecord: TypeAlias = HttpRecord | WebSocketRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord
 
+_DATAGRAMS = ("datagrams_sent", "datagrams_received")
+
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -139,6 +146,15 @@ _encoder = msgspec.msgpack.Encoder()
 def decode(payload: bytes) -> AnyRecord:
     """Decode a flow record. Raises `msgspec.DecodeError`."""
     return _decoder.decode(payload)
+
+
+def bodies_of(record: AnyRecord) -> tuple[BodyRef, BodyRef]:
+    """Return where the bodies of a record are: the client's and the server's, perhaps empty."""
+    if isinstance(record, HttpRecord):
+        return record.request.body, record.response.body if record.response else BodyRef()
+    if isinstance(record, RawRecord):
+        return record.outgoing or BodyRef(), record.incoming or BodyRef()
+    return BodyRef(), BodyRef()
 
 
 def encode(record: AnyRecord) -> bytes:
@@ -165,25 +181,33 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
     if isinstance(flow, DnsFlow):
         name = flow.name.lower().rstrip(".") or "."
         return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
-    if isinstance(flow, TcpFlow):
-        sent, received = (0, 0) if flow.error else (flow.sent, flow.received)
-        return TcpRecord(
-            flow.host,
-            flow.port,
-            address,
-            flow.error,
-            flow.sni,
-            flow.reason,
-            sent,
-            received,
-            process,
-        )
-    if isinstance(flow, UdpFlow):
-        counts = (flow.datagrams_sent, flow.datagrams_received, flow.sent, flow.received)
-        return UdpRecord(flow.host, flow.port, address, flow.error, *counts, process)
+    if isinstance(flow, RawFlow):
+        return _raw_record(flow, request_body, response_body)
     return TlsRecord(
         flow.host, flow.port, flow.side, flow.sni, flow.detail, address, flow.error, process
     )
+
+
+def _raw_record(flow: TcpFlow | UdpFlow, outgoing: BodyRef, incoming: BodyRef) -> AnyRecord:
+    counts = not flow.error or bool(flow.turns)
+    common: dict[str, Any] = {
+        "host": flow.host,
+        "port": flow.port,
+        "address": flow.address[0] if flow.address else "",
+        "error": flow.error,
+        "reason": flow.reason if isinstance(flow, TcpFlow) else "",
+        "sent": flow.sent if counts else 0,
+        "received": flow.received if counts else 0,
+        "process": flow.process.name,
+        "outgoing": outgoing if outgoing.id else None,
+        "incoming": incoming if incoming.id else None,
+        "turns": flow.turns,
+        "masks": flow.masks,
+        "echoes": flow.echoes,
+    }
+    if isinstance(flow, TcpFlow):
+        return TcpRecord(**common, sni=flow.sni)
+    return UdpRecord(**common, **{name: getattr(flow, name) for name in _DATAGRAMS})
 
 
 def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFlow:
@@ -215,7 +239,7 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             rcode=record.rcode,
             answers=record.answers,
         )
-    return _connection(record, process)
+    return _connection(record, process, request_body, response_body)
 
 
 def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:
@@ -235,33 +259,21 @@ def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:
     )
 
 
-def _connection(record: TcpRecord | UdpRecord | TlsRecord, process: Process) -> AnyFlow:
+def _connection(
+    record: TcpRecord | UdpRecord | TlsRecord, process: Process, outgoing: Body, incoming: Body
+) -> AnyFlow:
     address = (record.address, record.port) if record.address else None
-    if isinstance(record, TcpRecord):
-        return TcpFlow(
-            host=record.host,
-            port=record.port,
+    if isinstance(record, RawRecord):
+        kept = ("host", "port", "error", "sent", "received", "turns", "masks", "echoes")
+        own = ("sni", "reason") if isinstance(record, TcpRecord) else _DATAGRAMS
+        kind = TcpFlow if isinstance(record, TcpRecord) else UdpFlow
+        return kind(
+            **{name: getattr(record, name) for name in (*kept, *own)},
             address=address,
             process=process,
             origin=Origin.PLAYED,
-            error=record.error,
-            sni=record.sni,
-            reason=record.reason,
-            sent=record.sent,
-            received=record.received,
-        )
-    if isinstance(record, UdpRecord):
-        return UdpFlow(
-            host=record.host,
-            port=record.port,
-            address=address,
-            process=process,
-            origin=Origin.PLAYED,
-            error=record.error,
-            datagrams_sent=record.datagrams_sent,
-            datagrams_received=record.datagrams_received,
-            sent=record.sent,
-            received=record.received,
+            outgoing=outgoing,
+            incoming=incoming,
         )
     return TlsFailure(
         host=record.host,

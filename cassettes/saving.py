@@ -25,7 +25,7 @@ import msgspec
 from pytest_netcapture.cassettes.format import encode_end, encode_header, encode_record
 from pytest_netcapture.cassettes.journal import hidden_stem
 from pytest_netcapture.cassettes.keys import split_target
-from pytest_netcapture.cassettes.records import AnyRecord, DnsRecord, HttpRecord
+from pytest_netcapture.cassettes.records import AnyRecord, DnsRecord, HttpRecord, bodies_of
 from pytest_netcapture.cassettes.sidecar import describe, heading, sidecar_path
 from pytest_netcapture.cassettes.source import Recording, Source, identity
 from pytest_netcapture.errors import CassetteError
@@ -214,8 +214,9 @@ def _write_all(
     for number, recording in enumerate(recordings, 1):
         payload = recording.payload()
         record = recording.record()
-        for body in _bodies_of(record):
-            if body in written:
+        for ref in bodies_of(record):
+            body = ref.id
+            if not body or body in written:
                 continue
             written.add(body)
             for frame in recording.source.frames(body):
@@ -225,13 +226,6 @@ def _write_all(
         count += 1
         note.write(describe(number, record, recording.source).encode("utf-8", "replace"))
     file.write(encode_end(count))
-
-
-def _bodies_of(record: AnyRecord) -> list[str]:
-    if not isinstance(record, HttpRecord):
-        return []
-    refs = [record.request.body, *([record.response.body] if record.response else [])]
-    return [ref.id for ref in refs if ref.id]
 
 
 def _remove_leftovers(target: str) -> None:

@@ -11,6 +11,8 @@ Proven by tests/cassettes/test_scrub.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from pytest_netcapture.cassettes import fields
@@ -18,6 +20,7 @@ from pytest_netcapture.cassettes.content import ContentScrubber
 from pytest_netcapture.cassettes.edits import to_borders, to_chunks
 from pytest_netcapture.cassettes.format import SEGMENT
 from pytest_netcapture.cassettes.header_fields import SECRET_FIELDS, scrub_field
+from pytest_netcapture.cassettes.masks import joined
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.tokens import maybe_tokens
 from pytest_netcapture.flows import (
@@ -29,6 +32,7 @@ from pytest_netcapture.flows import (
     HttpFlow,
     HttpRequest,
     HttpResponse,
+    RawFlow,
     TcpFlow,
     TlsFailure,
     WebSocketFlow,
@@ -57,10 +61,30 @@ class Scrubber(ContentScrubber):
             return self._exchange(flow)
         if isinstance(flow, DnsFlow):
             return self._dns(flow)
-        changed = {"host": self.name(flow.host)}
+        changed: dict[str, Any] = {"host": self.name(flow.host)}
+        if isinstance(flow, RawFlow):
+            changed |= self._raw(flow)
         if isinstance(flow, (TcpFlow, TlsFailure)):
             changed["sni"] = self.name(flow.sni)
         return msgspec.structs.replace(flow, **changed)
+
+    def _raw(self, flow: RawFlow) -> dict[str, Any]:
+        """Return what becomes of a conversation; secrets of the client's are masked, too."""
+        spans: list[tuple[int, int]] = []
+        return {
+            "outgoing": self.bytes_of(flow.outgoing, spans),
+            "incoming": self.bytes_of(flow.incoming, []),
+            "masks": joined([*flow.masks, *spans]),
+        }
+
+    def bytes_of(self, body: Body, spans: list[tuple[int, int]]) -> Body:
+        """Return one direction without secrets; a large one stays, and is looked through only."""
+        pieces = self.wire(body.pieces(), spans)
+        if body.size > WHOLE:
+            for _ in pieces:
+                pass
+            return body
+        return Body(body.size, b"".join(pieces))
 
     def _exchange(self, flow: HttpFlow) -> HttpFlow:
         request, response = self._both(flow.request, flow.response)

@@ -23,10 +23,11 @@ from pytest_netcapture.cassettes.source import (
     PeekHttp,
     PeekTcp,
     PeekTls,
+    PeekUdp,
     Recording,
 )
 from pytest_netcapture.cassettes.tags import without_tags
-from pytest_netcapture.flows import FlowError, Headers
+from pytest_netcapture.flows import FlowError, Headers, Turn
 from pytest_netcapture.settings import Repeat
 
 _NO_HEADERS = Headers([])
@@ -68,6 +69,10 @@ class Shelf:
         self._dns: dict[tuple[str, str], Queue] = {}
         self._failures: dict[tuple[str, int], Queue] = {}
         self._names_of: dict[str, set[str]] = {}
+        self._conversations: dict[tuple[str, str, int], list[Recording]] = {}
+        self.conversations: list[Recording] = []
+        self.opaque: dict[tuple[str, int], str] = {}
+        """Why what was said with a place was not kept."""
         self.exchanges: list[Recording] = []
         self.failures: list[Recording] = []
         self.dns_types: dict[str, set[str]] = {}
@@ -108,7 +113,15 @@ class Shelf:
         names = {without_tags(name) for name in (peek.host, sni) if name}
         self.hosts |= names
         names |= {peek.address} if peek.address else set()
-        if isinstance(peek, PeekTcp) and peek.error:
+        if isinstance(peek, (PeekTcp, PeekUdp)) and _is_playable(peek.turns):
+            kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
+            recording.early = not peek.turns[0].sent
+            self.conversations.append(recording)
+            for name in names:
+                self._conversations.setdefault((kind, name, peek.port), []).append(recording)
+        if isinstance(peek, PeekTcp) and peek.reason and not (peek.turns or peek.error):
+            self.opaque |= {(name, peek.port): peek.reason for name in names}
+        if isinstance(peek, PeekTcp) and peek.error and not peek.turns:
             self.failures.append(recording)
             for name in names:
                 self._failures.setdefault((name, peek.port), Queue()).recordings.append(recording)
@@ -153,6 +166,12 @@ class Shelf:
                 return _error_of(queue.recordings[-1])
         return None
 
+    def talks(self, kind: str, names: Iterable[str], port: int) -> list[Recording]:
+        """Return the conversations ("tcp" or "udp") with a place known by any of `names`."""
+        found = [self._conversations.get((kind, name, port), []) for name in names]
+        every = {recording.offset: recording for each in found for recording in each}
+        return [every[offset] for offset in sorted(every)]
+
     def knows(self, name: str, port: int, *, failures: bool = True) -> bool:
         for known in (name, *self._names_of.get(name, ())):
             if (known, port) in self.places or (failures and (known, port) in self._failures):
@@ -177,6 +196,11 @@ class Shelf:
             return self._matcher.rest(headers, b"")
         content = source.content(body) if body.size <= SEGMENT else source.pieces(body)
         return self._matcher.rest(headers, content)
+
+
+def _is_playable(turns: list[Turn]) -> bool:
+    """Tell whether anything was said, or the server ended it at once."""
+    return bool(turns) and (not turns[0].sent or any(not turn.end for turn in turns))
 
 
 def _error_of(recording: Recording) -> FlowError | None:

@@ -33,16 +33,16 @@ from pytest_netcapture.cassettes.format import (
     read_payload,
     scan,
 )
-from pytest_netcapture.cassettes.records import AnyRecord, BodyRef, HttpRecord
+from pytest_netcapture.cassettes.records import AnyRecord, BodyRef
 from pytest_netcapture.errors import CassetteError
-from pytest_netcapture.flows import AnyFlow, Body, FlowError
+from pytest_netcapture.flows import AnyFlow, Body, FlowError, Turn
 
 
 class Recording:
     """Where one flow is stored.
 
     `played` counts how often it answered; `bare`: no request body; `early`: the answer began before
-    the request was complete.
+    the request was complete, or a server spoke first.
     """
 
     __slots__ = ("bare", "early", "offset", "played", "size", "source")
@@ -74,10 +74,8 @@ class Recording:
 
     def _flow(self, body_of: Callable[[BodyRef], Body]) -> AnyFlow:
         record = self.record()
-        if not isinstance(record, HttpRecord):
-            return records.to_flow(record, Body(), Body())
-        response = body_of(record.response.body) if record.response else Body()
-        return records.to_flow(record, body_of(record.request.body), response)
+        client, server = records.bodies_of(record)
+        return records.to_flow(record, body_of(client), body_of(server))
 
 
 class PeekBodyRef(msgspec.Struct, gc=False):
@@ -122,13 +120,16 @@ class PeekTcp(msgspec.Struct, tag_field="kind", tag="tcp"):
     port: int
     address: str = ""
     sni: str = ""
+    reason: str = ""
     error: FlowError | None = None
+    turns: list[Turn] = []
 
 
-class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp", gc=False):
+class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp"):
     host: str
     port: int
     address: str = ""
+    turns: list[Turn] = []
 
 
 class PeekTls(msgspec.Struct, tag_field="kind", tag="tls_failure", gc=False):

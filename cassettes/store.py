@@ -26,32 +26,43 @@ import hashlib
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 
 from pytest_netcapture.cassettes import session
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.dialogue import Dialogue
-from pytest_netcapture.cassettes.explain import explain_dns, explain_http, explain_used_up
+from pytest_netcapture.cassettes.explain import (
+    explain_dns,
+    explain_http,
+    explain_used_up,
+    without_looking,
+)
 from pytest_netcapture.cassettes.journal import Journal
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.records import HttpRecord
+from pytest_netcapture.cassettes.records import HttpRecord, RawRecord
 from pytest_netcapture.cassettes.recovery import count_of, recover_journals
 from pytest_netcapture.cassettes.saving import Saved, cannot_write, save
+from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.cassettes.scrub import WHOLE, Scrubber
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.shelf import Shelf
 from pytest_netcapture.cassettes.source import Recording, Source
 from pytest_netcapture.cassettes.tags import without_tags
+from pytest_netcapture.cassettes.talks import Talks, Teacher
 from pytest_netcapture.errors import CassetteError
 from pytest_netcapture.flows import (
     AnyFlow,
+    Body,
     DnsFlow,
     FlowError,
     Headers,
     HttpFlow,
     HttpRequest,
     Origin,
+    RawFlow,
     TcpFlow,
+    UdpFlow,
     WebSocketFlow,
 )
 from pytest_netcapture.settings import CassetteUse, RecordMode, Repeat
@@ -90,6 +101,8 @@ class Cassette:
         self._salt = self._source.header.salt if self._source else _new_salt(self.path)
         self._scrubber = Scrubber(secrets, use.filters, self._salt)
         self._journal = Journal(self.path, self._salt, self._scrubber)
+        self._talks = Talks(use, self._shelf, self._scrubber.same_length)
+        self._teacher: Teacher | None = None
         self.can_play = use.mode not in _SILENT and (
             self._source is not None or use.mode is RecordMode.NONE
         )
@@ -232,6 +245,30 @@ class Cassette:
         self.played += 1
         return flow
 
+    def script(
+        self, kind: str, names: Iterable[str], port: int, began: Callable[[], None]
+    ) -> Script | Miss:
+        """Return what a connection ("tcp") or flow of datagrams ("udp") to a place plays."""
+
+        def plays() -> None:
+            self.played += 1
+            began()
+
+        if early := without_looking(self):
+            return early
+        return self._talks.script(kind, self._known(names), port, plays)
+
+    def speaks_first(self, names: Iterable[str], port: int) -> bool:
+        """Tell whether the server of the next connection to a place is to speak first."""
+        return self.can_play and self._talks.speaks_first(self._known(names), port)
+
+    def converses(self, kind: str, names: Iterable[str], port: int) -> bool:
+        """Tell whether a conversation with a place, as bytes, was recorded."""
+        return self.can_play and bool(self._shelf.talks(kind, self._known(names), port))
+
+    def _known(self, names: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(self._known_as(name) for name in names if name))
+
     def connection_error(
         self, host: str, names: tuple[str, ...], address: str, port: int
     ) -> FlowError | None:
@@ -266,8 +303,9 @@ class Cassette:
         """
         if not self.can_play:
             return []
-        candidates = [*self._shelf.exchanges, *self._shelf.failures]
-        return [recording.outline() for recording in candidates if not recording.played]
+        shelf, is_played = self._shelf, self._talks.is_played
+        candidates = [*shelf.exchanges, *shelf.failures, *shelf.conversations]
+        return [recording.outline() for recording in candidates if not is_played(recording)]
 
     @property
     def shelf(self) -> Shelf:
@@ -314,10 +352,20 @@ class Cassette:
             self.recorded -= lost
             self.warnings.append(f"{self.path}: {count_of(lost)} lost: a spooled body is gone")
         try:
-            self._journal.append(readable)
+            self._journal.append(map(self._taught, readable))
         except OSError as error:
             self._failure = error
             self._journal.remove()
+
+    def _taught(self, flow: AnyFlow) -> AnyFlow:
+        """Learn from the recording that this one replaces what varies by itself."""
+        if self.use.mode is not RecordMode.ALL or self._source is None:
+            return flow
+        if not isinstance(flow, (TcpFlow, UdpFlow)) or not flow.turns:
+            return flow
+        if self._teacher is None:
+            self._teacher = Teacher(self._source, self._session)
+        return self._teacher.taught(flow)
 
     def save(self) -> Saved:
         """Merge what was recorded into the file. Raises `CassetteError`; the file then stays."""
@@ -329,6 +377,7 @@ class Cassette:
             return Saved(self.path)
         try:
             with contextlib.closing(self._journal.source()) as added:
+                added.recordings = _as_begun(added.recordings, self._journal.numbers)
                 saved = self._save(added)
         finally:
             self.discard()
@@ -407,10 +456,20 @@ def _worth_recording(flow: AnyFlow) -> bool:
 
 
 def _bodies_exist(flow: AnyFlow) -> bool:
-    if not isinstance(flow, HttpFlow):
-        return True
-    messages = (flow.request, *([flow.response] if flow.response else []))
-    return all(not m.body.path or os.path.exists(m.body.path) for m in messages)
+    bodies: list[Body] = []
+    if isinstance(flow, HttpFlow):
+        bodies = [flow.request.body, *([flow.response.body] if flow.response else [])]
+    elif isinstance(flow, RawFlow):
+        bodies = [flow.outgoing, flow.incoming]
+    return all(not body.path or os.path.exists(body.path) for body in bodies)
+
+
+def _as_begun(recordings: list[Recording], numbers: list[int]) -> list[Recording]:
+    """Put conversations in the order in which they began: who speaks first is told by it."""
+    raw = [isinstance(recording.record(), RawRecord) for recording in recordings]
+    pairs = zip(numbers, recordings, raw, strict=False)
+    ordered = (each for _, each, is_raw in sorted(pairs, key=lambda pair: pair[0]) if is_raw)
+    return [next(ordered) if is_raw else each for each, is_raw in zip(recordings, raw, strict=True)]
 
 
 def _new_salt(path: str) -> bytes:

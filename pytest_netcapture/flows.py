@@ -472,15 +472,88 @@ class DnsFlow(Flow, kw_only=True, omit_defaults=True, tag="dns"):
         return f"DNS {self.name} {self.type} → {what}"
 
 
-class TcpFlow(Flow, kw_only=True, omit_defaults=True, tag="tcp"):
-    """A connection whose content is not decoded. Counts are bytes from the client's side.
+class Turn(msgspec.Struct, array_like=True):
+    """One step of a conversation that is not decoded.
+
+    Over TCP `size` bytes in a row from one side, over UDP one datagram. With `end` it has no bytes:
+    that side ended with a "fin" or a "reset", or nobody listened ("refused"). `gap` is the wait
+    before it in steps of 100 ms.
+    """
+
+    sent: bool
+    """Whether it is the client's."""
+    size: int = 0
+    gap: int = 0
+    end: str = ""
+
+
+class RawMessage(msgspec.Struct, frozen=True):
+    """What one side said, until the other did; over UDP one datagram."""
+
+    sent: bool
+    data: bytes
+
+
+class RawFlow(Flow, kw_only=True, omit_defaults=True):
+    """A conversation as bytes: what TCP and UDP flows share.
+
+    `sent` and `received` count bytes, from the client's side; `outgoing` and `incoming` are the
+    bytes, `turns` their order. There are none of what is opaque (TLS, QUIC) or left alone.
+    `masks` are (start, end) of outgoing bytes that vary by themselves, `echoes` (place in incoming,
+    place in outgoing, length) of bytes that the server says again.
+    """
+
+    sent: int = 0
+    received: int = 0
+    outgoing: Body = msgspec.field(default_factory=Body)
+    incoming: Body = msgspec.field(default_factory=Body)
+    turns: list[Turn] = []
+    masks: list[tuple[int, int]] = []
+    echoes: list[tuple[int, int, int]] = []
+
+    @property
+    def sent_bytes(self) -> bytes:
+        """Return all that the client sent."""
+        return self.outgoing.content
+
+    @property
+    def received_bytes(self) -> bytes:
+        """Return all that the server sent."""
+        return self.incoming.content
+
+    @property
+    def messages(self) -> list[RawMessage]:
+        """Return who said what, in order."""
+        return self._messages(datagrams=False)
+
+    @property
+    def closed_by(self) -> str:
+        """Return who ended first, "client" or "server"; "" while nobody has."""
+        side = next((turn.sent for turn in self.turns if turn.end), None)
+        return "" if side is None else "client" if side else "server"
+
+    def _messages(self, *, datagrams: bool) -> list[RawMessage]:
+        content = {True: self.sent_bytes, False: self.received_bytes}
+        position = {True: 0, False: 0}
+        out: list[RawMessage] = []
+        for turn in self.turns:
+            start = position[turn.sent]
+            position[turn.sent] = start + turn.size
+            data = content[turn.sent][start : start + turn.size]
+            if not datagrams and out and out[-1].sent is turn.sent:
+                out[-1] = RawMessage(turn.sent, out[-1].data + data)
+            elif not turn.end:
+                out.append(RawMessage(turn.sent, data))
+        return out
+
+
+class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
+    """A connection whose content is not decoded.
 
     `sni` names the server of an opaque TLS connection; `reason` says why it was not decoded, or
     is "loopback" for a connection that was left alone.
     """
 
-    sent: int = 0
-    received: int = 0
     sni: str = ""
     reason: str = ""
 
@@ -491,15 +564,18 @@ class TcpFlow(Flow, kw_only=True, omit_defaults=True, tag="tcp"):
         return f"TCP {self.sni or self.host}:{self.port}{what}"
 
 
-class UdpFlow(Flow, kw_only=True, omit_defaults=True, tag="udp"):
-    """Datagrams between one client socket and one destination; counts of datagrams and bytes."""
+class UdpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="udp"):
+    """Datagrams between one client socket and one destination."""
 
     datagrams_sent: int = 0
     datagrams_received: int = 0
-    sent: int = 0
-    received: int = 0
 
     protocol: ClassVar[str] = "udp"
+
+    @property
+    def messages(self) -> list[RawMessage]:
+        """Return the datagrams, in order."""
+        return self._messages(datagrams=True)
 
     def __str__(self) -> str:
         return f"UDP {self.host}:{self.port}"
@@ -519,6 +595,7 @@ class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
         return f"TLS {where} failed on the {self.side}'s side: {self.detail}"
 
 
+AnyRaw: TypeAlias = TcpFlow | UdpFlow
 AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | GrpcFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
 
 

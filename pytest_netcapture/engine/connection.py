@@ -20,16 +20,21 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+import msgspec
+
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
+from pytest_netcapture.engine.growing import GrowingBody
 from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Ignoring, Layer
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
+from pytest_netcapture.engine.layers.raw_replay import RawReplayLayer
+from pytest_netcapture.engine.layers.sniff import begins_tls
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
-from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, TcpFlow
+from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, Origin, TcpFlow
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
@@ -265,15 +270,19 @@ class Connection:
         if self._client is None:
             self._finish()
 
-    def give_up(self, reason: str) -> None:
-        """Reset a conversation that is on replay and on no cassette; its test must fail."""
+    def give_up(self, reason: str, miss: Miss | None = None, flow: TcpFlow | None = None) -> None:
+        """Reset a conversation that is on replay and cannot be played; its test must fail."""
         self.layer = Ignoring()
-        flow = self._connection_flow or TcpFlow()
-        if flow is not self._connection_flow:
-            self.begin(flow)
-        flow.reason = reason
+        if flow is None:
+            flow = self._connection_flow or TcpFlow()
+            flow.reason = reason
+            if flow is not self._connection_flow:
+                self.begin(flow)
         flow.process, flow.inode = self.owner.process(), self.owner.inode
-        self.engine.unreplayable(flow)
+        if miss is None:
+            self.engine.unreplayable(flow)
+        else:
+            self.engine.unlike(flow, miss)
         self.reset()
 
     def connect(self) -> None:
@@ -340,19 +349,86 @@ class Connection:
         self._flows.pop(id(flow), None)
         self.engine.recorded(flow)
 
+    def growing(self) -> GrowingBody:
+        scope = self.scope
+        window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
+        return GrowingBody(self.engine.scopes.spool(scope), window)
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        self.engine.loop.call_later(seconds, function)
+
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
     ) -> None:
         if self._server is None and not self._connecting and self.scope.plays:
-            self.give_up(reason)
+            self._play_raw(reason, client_pending)
             return
-        self.layer = RawLayer(self, reason=reason)
+        self._relay(reason, client_pending, server_pending)
+
+    def unplayed(
+        self, reason: str, miss: Miss, held: bytes | None, flow: TcpFlow | None = None
+    ) -> None:
+        if held is None or not self.scope.records:
+            self.give_up(reason, miss, flow)
+            return
+        if flow is not None:
+            flow.origin, flow.turns, flow.sent = Origin.LIVE, [], 0
+        if not self.engine.blocks(self, flow):
+            self._relay(reason, held, b"", flow)
+
+    def silent(self) -> None:
+        """Give up a client without a server that waits for it to speak."""
+        reason = "the client waits for the server to speak first"
+        found = self.engine.script(self)
+        if isinstance(found, Miss):
+            found = msgspec.structs.replace(found, reason=f"{reason}; {found.reason}")
+            self.give_up(reason, found)
+        else:
+            self.give_up(reason)
+
+    @property
+    def speaks_first(self) -> bool:
+        """Tell whether a server that is played is to speak first."""
+        cassette = self.scope.cassette
+        if self.has_server or self._server_socket is not None or cassette is None:
+            return False
+        return cassette.speaks_first(self.names, self.plan.address[1])
+
+    @property
+    def expects_client(self) -> bool:
+        """Tell whether what was recorded of this place begins with the client, when it likes."""
+        cassette = self.scope.cassette
+        return cassette is not None and cassette.converses("tcp", self.names, self.plan.address[1])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which this place may have been recorded."""
+        return (self.endpoint.host, *self.plan.names, self.plan.address[0])
+
+    def _play_raw(self, reason: str, pending: bytes) -> None:
+        script = self.engine.script(self)
+        if isinstance(script, Miss):
+            if begins_tls(pending):
+                self.give_up(reason)
+            else:
+                self.unplayed(reason, script, pending)
+            return
+        layer = RawReplayLayer(self, script, reason)
+        self.layer = layer
+        layer.begin()
+        if pending:
+            layer.client_data(pending)
+
+    def _relay(
+        self, reason: str, pending: bytes, heard: bytes, flow: TcpFlow | None = None
+    ) -> None:
+        self.layer = RawLayer(self, reason=reason, flow=flow)
         if self._server is None:
             self.connect()
-        if client_pending:
-            self.layer.client_data(client_pending)
-        if server_pending:
-            self.layer.server_data(server_pending)
+        if pending:
+            self.layer.client_data(pending)
+        if heard:
+            self.layer.server_data(heard)
 
     # ── what the transports say ──────────────────────────────────────────────────────────────
 

@@ -84,9 +84,10 @@ async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes
     """Peek at the first bytes; b"" when the client ends or is silent, or the server speaks."""
     with contextlib.suppress(BlockingIOError, ConnectionError):
         return sock.recv(PEEK, socket.MSG_PEEK)
-    patience = None if connection.server_socket is not None else FIRST_BYTES_TIMEOUT
+    waits = connection.server_socket is not None or connection.expects_client
+    patience = None if waits else FIRST_BYTES_TIMEOUT
     if not await _any_readable(loop, _descriptors(connection, sock), patience):
-        connection.give_up("the client waits for the server to speak first: that is not replayed")
+        connection.silent()
         return b""
     try:
         return sock.recv(PEEK, socket.MSG_PEEK)

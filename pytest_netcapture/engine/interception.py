@@ -28,7 +28,7 @@ from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.first_bytes import Vigil, has_left
 from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in
 from pytest_netcapture.engine.layers.layer import Layer
-from pytest_netcapture.engine.layers.opening import OpeningLayer
+from pytest_netcapture.engine.layers.opening import SERVER_FIRST, OpeningLayer
 from pytest_netcapture.engine.layers.sniff import TLS_1_2, TLS_1_3, ClientHello
 from pytest_netcapture.engine.layers.tls_relay import TlsRelay
 from pytest_netcapture.engine.opaque import Opaque
@@ -144,6 +144,8 @@ class Interception:
         silent = functools.partial(self._silent, connection, problem)
         try:
             await start(connection, OpeningLayer(connection, silent), context)
+            if connection.speaks_first and not connection.over:
+                connection.become_raw(SERVER_FIRST)
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:
             self._refused(connection, error, problem)
             connection._client_reset = getattr(error, "errno", None) == errno.ECONNRESET

@@ -26,6 +26,7 @@ import msgspec
 import uvloop
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.engine import grounds, pipeline
 from pytest_netcapture.engine.attribution import TCP
 from pytest_netcapture.engine.authority import Authority
@@ -49,7 +50,15 @@ from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
+from pytest_netcapture.flows import (
+    AnyFlow,
+    FlowError,
+    HttpFlow,
+    Origin,
+    Problem,
+    RawFlow,
+    TcpFlow,
+)
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.redirect.poller import Poller
@@ -61,7 +70,10 @@ _UNREADABLE = (
     "made itself undumpable, or Yama forbids it"
 )
 _TPROXY = "run where namespaces may be made: see netcapture doctor"
-_ONLY_HTTP = "only HTTP and DNS are replayed: let the test reach its server"
+_OPAQUE = (
+    "what is not decrypted cannot be replayed: let the test reach its server, or see "
+    "docs/limits.md on what has it decrypted"
+)
 OWN = ("192.0.2.1", "2001:db8::1")
 
 
@@ -453,7 +465,7 @@ class Engine:
         """Count a flow that is final, and put it on the cassette."""
         scope = scope or self.scopes.find(flow.scope)
         if scope is not None:
-            if isinstance(flow, HttpFlow):
+            if isinstance(flow, (HttpFlow, RawFlow)):
                 scope.memory += _in_memory(flow)
             if scope.records and flow.origin is Origin.LIVE and not _left_alone(flow):
                 assert scope.cassette is not None
@@ -464,12 +476,31 @@ class Engine:
 
     def unreplayable(self, flow: TcpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
-        self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP))
+        self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_OPAQUE))
 
     def unlike(self, flow: AnyFlow, miss: Miss) -> None:
         """Fail the test for what is not as it was recorded."""
         scope = self.scopes.find(flow.scope) or self.scopes.session
         self.scopes.problem(scope, pipeline.unmatched(flow, miss))
+
+    def script(self, connection: Connection) -> Script | Miss:
+        """Return what is to be played on a connection whose protocol is not decoded."""
+        scope = connection.scope
+        assert scope.cassette is not None
+
+        def began() -> None:
+            scope.counts.played += 1
+
+        return scope.cassette.script("tcp", connection.names, connection.plan.address[1], began)
+
+    def blocks(self, connection: Connection, flow: TcpFlow | None) -> bool:
+        """Reset a connection that may not be dialled late, and say so; else return False."""
+        plan, scope = connection.plan, connection.scope
+        reason = pipeline.allowed(scope.settings, connection.names, *plan.address)
+        if reason:
+            self.scopes.problem(scope, pipeline.blocked(flow or self._tcp_flow(plan), reason))
+            connection.reset()
+        return bool(reason)
 
     def gone(self, connection: Connection) -> None:
         self.connections.discard(connection)
@@ -491,7 +522,9 @@ class Engine:
         return TcpFlow(host=host, port=plan.address[1], address=plan.address)
 
 
-def _in_memory(flow: HttpFlow) -> int:
+def _in_memory(flow: HttpFlow | RawFlow) -> int:
+    if isinstance(flow, RawFlow):
+        return len(flow.outgoing.data) + len(flow.incoming.data)
     return len(flow.request.body.data) + (len(flow.response.body.data) if flow.response else 0)
 
 

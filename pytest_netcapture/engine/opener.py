@@ -14,6 +14,7 @@ from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.dns_server import QueryLayer
 from pytest_netcapture.engine.first_bytes import client_hello
 from pytest_netcapture.engine.interception import Interception, start
+from pytest_netcapture.engine.layers.opening import SERVER_FIRST
 from pytest_netcapture.engine.upstream_tls import UpstreamTlsError
 from pytest_netcapture.flows import FlowError
 
@@ -47,6 +48,10 @@ class Opener:
         """See the first bytes of `connection` and set its layer going."""
         if connection.plan.address[1] == DNS_PORT:
             await connection.start(QueryLayer(connection, self._engine))
+            return
+        if connection.speaks_first:
+            await start(connection)
+            connection.become_raw(SERVER_FIRST)
             return
         hello = await client_hello(self._engine.loop, connection)
         if connection.over:

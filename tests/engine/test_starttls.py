@@ -15,8 +15,7 @@ from tls_lab import Authorities, seen
 pytestmark = pytest.mark.live
 
 HOST = "host.example.com"
-FIRST = "the server spoke first"
-UNKNOWN = "not a protocol that is decoded"
+FIRST = UNKNOWN = "it changes to TLS in the middle, which is not decoded"
 PORTS = {"smtp": 25, "imap": 143, "ldap": 389, "postgres": 5432}
 
 

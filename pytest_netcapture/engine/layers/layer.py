@@ -6,7 +6,8 @@
 3. Record before forward: a layer calls `Context.record` before the `to_client` of the bytes that
    complete the flow.
 4. A layer that does not understand what it sees calls `Context.become_raw`: the rest is relayed
-   as it is and recorded as opaque. Nothing is broken because we could not read it.
+   as it is and recorded as bytes; on replay, it begins a recorded conversation of bytes. Nothing is
+   broken because we could not read it.
 5. `server_*` effects queue until there is an upstream; `Context.connect` asks for one. Where the
    gate has dialled already, it is there from the start.
 6. A callback may be called again from within an effect (a played answer, a closed socket); layers
@@ -22,7 +23,16 @@ from typing import Protocol
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse, Origin
+from pytest_netcapture.engine.layers.talk import Growing
+from pytest_netcapture.flows import (
+    AnyFlow,
+    Body,
+    FlowError,
+    HttpRequest,
+    HttpResponse,
+    Origin,
+    TcpFlow,
+)
 
 
 @dataclass(slots=True)
@@ -133,6 +143,9 @@ class Context(Protocol):
 
     def body_sink(self) -> BodySink: ...
 
+    def growing(self) -> Growing:
+        """Return where one direction of a conversation is kept as bytes."""
+
     def begin(self, flow: AnyFlow) -> None:
         """Make `flow` visible to its test before it is complete; gives it id, scope and process."""
 
@@ -144,6 +157,18 @@ class Context(Protocol):
 
     def record(self, flow: AnyFlow) -> None:
         """Make `flow`, which is complete, final; put it on the cassette if one records."""
+
+    def unplayed(
+        self, reason: str, miss: Miss, held: bytes | None, flow: TcpFlow | None = None
+    ) -> None:
+        """Go live with a conversation that cannot be played, `held` being all that was said so far.
+
+        Where that cannot be, for `held` is None or the scope does not record, fail the test and
+        reset the client. `flow` is the conversation's if it has begun; `reason` is for a new one.
+        """
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Run `function` later."""
 
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""

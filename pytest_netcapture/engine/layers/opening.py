@@ -21,6 +21,8 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP2: Http2Layer,
 }
 
+SERVER_FIRST = "the server spoke first"
+
 REASONS = {
     Guess.TLS: "TLS inside TLS is not decoded",
 }
@@ -75,7 +77,7 @@ class OpeningLayer:
     def server_data(self, data: bytes) -> None:
         self._heard += data
         if len(self._heard) < FRAME_HEAD or not begins_like_a_server(self._heard):
-            self._relay("the server spoke first")
+            self._relay(SERVER_FIRST)
 
     def server_eof(self) -> None:
         self._relay("the server closed first")

@@ -1,37 +1,60 @@
-"""A connection whose content is not read: bytes both ways, counted.
+"""A connection whose content is not decoded: bytes both ways, written down.
 
 1. Nothing is held: what comes in goes out in the same call.
 2. The flow begins with the layer and is recorded once: when both sides have ended, or one is reset.
+3. What turns into TLS on the way (STARTTLS) is no longer written down: it cannot be played.
 """
 
 from __future__ import annotations
 
 from pytest_netcapture.engine.layers.layer import Context
-from pytest_netcapture.flows import FlowError, TcpFlow
+from pytest_netcapture.engine.layers.sniff import begins_tls
+from pytest_netcapture.engine.layers.talk import Talk
+from pytest_netcapture.flows import Body, FlowError, TcpFlow
+
+CHANGES_TO_TLS = "it changes to TLS in the middle, which is not decoded"
 
 
 class RawLayer:
     """A relay; `reason` says why it is not decoded, `sni` names the server of opaque TLS."""
 
-    def __init__(self, context: Context, reason: str = "", *, sni: str = "") -> None:
+    def __init__(
+        self,
+        context: Context,
+        reason: str = "",
+        *,
+        sni: str = "",
+        opaque: bool = False,
+        flow: TcpFlow | None = None,
+    ) -> None:
         self._context = context
         self._client_done = False
         self._server_done = False
         self._over = False
         endpoint = context.endpoint
-        self.flow = TcpFlow(
+        self.flow = flow or TcpFlow(
             host=endpoint.host, port=endpoint.port, sni=sni, reason=reason, started=context.now()
         )
-        context.begin(self.flow)
+        self._talk: Talk | None = None
+        if not opaque:
+            self._talk = Talk(self.flow, context.growing(), context.growing(), context.now)
+        if flow is None:
+            context.begin(self.flow)
 
     def client_data(self, data: bytes) -> None:
+        if self._talk is not None and begins_tls(data):
+            first = not (self.flow.sent or self.flow.received)
+            self._forget(self.flow.reason if first else CHANGES_TO_TLS)
         self.flow.sent += len(data)
+        if self._talk is not None:
+            self._talk.said(data, sent=True)
         self._context.to_server(data)
 
     def client_eof(self) -> None:
         if self._client_done:
             return
         self._client_done = True
+        self._ended("fin", sent=True)
         if self._server_done:
             self._end()
         else:
@@ -41,23 +64,28 @@ class RawLayer:
         """Nothing waits for it: what was sent before is queued by the context."""
 
     def server_failed(self, error: FlowError) -> None:
+        self._forget(self.flow.reason)
         self._record(error)
         self._context.reset()
 
     def server_data(self, data: bytes) -> None:
         self.flow.received += len(data)
+        if self._talk is not None:
+            self._talk.said(data, sent=False)
         self._context.to_client(data)
 
     def server_eof(self) -> None:
         if self._server_done:
             return
         self._server_done = True
+        self._ended("fin", sent=False)
         if self._client_done:
             self._end()
         else:
             self._context.eof_client()
 
     def aborted(self, side: str, error: FlowError) -> None:
+        self._ended("reset" if error.kind == "reset" else "fin", sent=side == "client")
         self._record(FlowError(error.kind, error.detail, self.flow.received))
         if side == "server":
             self._context.reset()
@@ -68,10 +96,24 @@ class RawLayer:
         self._record(None)
         self._context.close()
 
+    def _ended(self, how: str, *, sent: bool) -> None:
+        if self._talk is not None and not self._over:
+            self._talk.ended(how, sent=sent)
+
+    def _forget(self, reason: str) -> None:
+        """Keep counts only of what cannot be played."""
+        if self._talk is not None:
+            self._talk.finish()
+            self._talk = None
+        self.flow.reason = reason
+        self.flow.outgoing, self.flow.incoming, self.flow.turns = Body(), Body(), []
+
     def _record(self, error: FlowError | None) -> None:
         if self._over:
             return
         self._over = True
+        if self._talk is not None:
+            self._talk.finish()
         self.flow.error = error
         self.flow.ended = self._context.now()
         self._context.record(self.flow)

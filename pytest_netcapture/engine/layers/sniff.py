@@ -19,6 +19,7 @@ HELLO_LIMIT = 1 << 16
 METHOD_LIMIT = 32
 LINE_LIMIT = 1 << 16
 
+_RECORD_HEAD = 5
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _SERVER_NAME = 0
@@ -119,6 +120,11 @@ def parse_client_hello(data: bytes) -> ClientHello | NeedMore | NotTls:
         if len(data) < end:
             return NeedMore(end)
         position = end
+
+
+def begins_tls(data: bytes) -> bool:
+    """Tell whether `data` begins as a ClientHello does: its record's and its message's head."""
+    return len(data) > _RECORD_HEAD and not isinstance(parse_client_hello(data), NotTls)
 
 
 def _record_start(data: bytes, position: int) -> NeedMore | NotTls:
