@@ -117,6 +117,7 @@ class UdpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="udp")
     sent: int = 0
     received: int = 0
     process: str = ""
+    reason: str = ""
 
 
 class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_failure"):
@@ -180,7 +181,7 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
         )
     if isinstance(flow, UdpFlow):
         counts = (flow.datagrams_sent, flow.datagrams_received, flow.sent, flow.received)
-        return UdpRecord(flow.host, flow.port, address, flow.error, *counts, process)
+        return UdpRecord(flow.host, flow.port, address, flow.error, *counts, process, flow.reason)
     return TlsRecord(
         flow.host, flow.port, flow.side, flow.sni, flow.detail, address, flow.error, process
     )
@@ -262,6 +263,7 @@ def _connection(record: TcpRecord | UdpRecord | TlsRecord, process: Process) -> 
             datagrams_received=record.datagrams_received,
             sent=record.sent,
             received=record.received,
+            reason=record.reason,
         )
     return TlsFailure(
         host=record.host,

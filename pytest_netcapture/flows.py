@@ -492,17 +492,21 @@ class TcpFlow(Flow, kw_only=True, omit_defaults=True, tag="tcp"):
 
 
 class UdpFlow(Flow, kw_only=True, omit_defaults=True, tag="udp"):
-    """Datagrams between one client socket and one destination; counts of datagrams and bytes."""
+    """Datagrams between one client socket and one destination; counts of datagrams and bytes.
+
+    `reason` says why QUIC was not decoded, or was refused.
+    """
 
     datagrams_sent: int = 0
     datagrams_received: int = 0
     sent: int = 0
     received: int = 0
+    reason: str = ""
 
     protocol: ClassVar[str] = "udp"
 
     def __str__(self) -> str:
-        return f"UDP {self.host}:{self.port}"
+        return f"UDP {self.host}:{self.port}{f' ({self.reason})' if self.reason else ''}"
 
 
 class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):

@@ -30,7 +30,7 @@ from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
-from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, TcpFlow
+from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, TcpFlow, UdpFlow
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
@@ -59,7 +59,7 @@ class Pending:
 
     plan: Plan
     server: socket.socket | None
-    flow: TcpFlow
+    flow: TcpFlow | UdpFlow
     owner: Owner
 
 
@@ -144,11 +144,11 @@ class _Server(_Side):
 class Connection:
     """The `Context` of a layer, live."""
 
-    def __init__(self, engine: Engine, client: socket.socket, pending: Pending) -> None:
+    def __init__(self, engine: Engine, client: socket.socket | None, pending: Pending) -> None:
         self.engine = engine
         self.plan = plan = pending.plan
         self.owner = pending.owner
-        self._connection_flow: TcpFlow | None = pending.flow
+        self._connection_flow: TcpFlow | UdpFlow | None = pending.flow
         name = plan.names[0] if plan.names else plan.address[0]
         self.endpoint = Endpoint(name, plan.address[1], names=plan.names)
         self.layer: Layer = OpeningLayer(self)

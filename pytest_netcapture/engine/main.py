@@ -49,7 +49,7 @@ from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
+from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow, UdpFlow
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.redirect.processes import describe
@@ -459,7 +459,7 @@ class Engine:
                 self.requests.flush_soon(scope, flow)
         self.scopes.changed()
 
-    def unreplayable(self, flow: TcpFlow) -> None:
+    def unreplayable(self, flow: TcpFlow | UdpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
         self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP))
 
