@@ -510,6 +510,7 @@ class RawFlow(Flow, kw_only=True, omit_defaults=True):
     turns: list[Turn] = []
     masks: list[tuple[int, int]] = []
     echoes: list[tuple[int, int, int]] = []
+    reason: str = ""
 
     @property
     def sent_bytes(self) -> bytes:
@@ -555,7 +556,6 @@ class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
     """
 
     sni: str = ""
-    reason: str = ""
 
     protocol: ClassVar[str] = "tcp"
 
@@ -565,7 +565,10 @@ class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
 
 
 class UdpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="udp"):
-    """Datagrams between one client socket and one destination."""
+    """Datagrams between one client socket and one destination.
+
+    `reason` says why QUIC was not decoded, or was refused.
+    """
 
     datagrams_sent: int = 0
     datagrams_received: int = 0
@@ -578,7 +581,7 @@ class UdpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="udp"):
         return self._messages(datagrams=True)
 
     def __str__(self) -> str:
-        return f"UDP {self.host}:{self.port}"
+        return f"UDP {self.host}:{self.port}{f' ({self.reason})' if self.reason else ''}"
 
 
 class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):

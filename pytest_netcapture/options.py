@@ -63,6 +63,11 @@ OPTIONS = (
         *("leave", "capture"),
     ),
     Option("upstream-ca", "list", "PEM file of more roots trusted upstream (repeatable)", "FILE"),
+    _choice(
+        "http3",
+        "HTTP/3: captured (default), or refused, so that clients fall back to TCP",
+        *("capture", "refuse"),
+    ),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )
 BY_KEY = {option.key: option for option in OPTIONS}

@@ -120,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True):
     upstream_ca: tuple[str, ...] = ()
     redirector: str = "auto"
     strict: bool = False
+    http3: str = "capture"
     cassette: CassetteUse | None = None
 
 

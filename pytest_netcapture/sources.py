@@ -112,6 +112,7 @@ class Sources:
             upstream_ca=_ca_files(given),
             redirector=_one(given, "redirector") or "auto",
             strict=_flag(given, "strict"),
+            http3=_one(given, "http3") or "capture",
             cassette=cassette,
         )
 

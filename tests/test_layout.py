@@ -55,6 +55,7 @@ OPTIONS = {
     "auto-cassette",
     "block",
     "cassette-dir",
+    "http3",
     "loopback",
     "map-host",
     "passthrough",

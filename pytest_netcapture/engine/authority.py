@@ -87,6 +87,7 @@ class Authority:
             serialization.NoEncryption(),
         )
         self._cached = functools.lru_cache(_CACHED)(self._make_context)
+        self.leaf = functools.lru_cache(_CACHED)(self._make_leaf)
 
     @property
     def ca_pem(self) -> bytes:
@@ -115,7 +116,7 @@ class Authority:
         return self._cached(der, alpn)
 
     def _make_context(self, like: tuple[str, ...] | bytes, alpn: tuple[str, ...]) -> ssl.SSLContext:
-        leaf = self._leaf(_pattern_of(like) if isinstance(like, bytes) else self._pattern(like))
+        leaf, _ = self.leaf(like)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.num_tickets = 1  # enough to resume; OpenSSL's two are a tenth of the work
@@ -125,6 +126,16 @@ class Authority:
         with _as_file(pem) as path:
             context.load_cert_chain(path)
         return context
+
+    def _make_leaf(
+        self, like: tuple[str, ...] | bytes
+    ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """Return a leaf for names, or like a certificate (DER), and its key; cached as `leaf`.
+
+        Raises `ValueError` when the certificate is malformed.
+        """
+        pattern = _pattern_of(like) if isinstance(like, bytes) else self._pattern(like)
+        return self._leaf(pattern), self._key
 
     def _pattern(self, names: tuple[str, ...]) -> _Pattern:
         alternatives = _alternatives(names)

@@ -34,7 +34,15 @@ from pytest_netcapture.engine.layers.raw_replay import RawReplayLayer
 from pytest_netcapture.engine.layers.sniff import begins_tls
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
-from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.flows import (
+    Address,
+    AnyFlow,
+    FlowError,
+    HttpFlow,
+    Origin,
+    TcpFlow,
+    UdpFlow,
+)
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
@@ -61,7 +69,7 @@ class Pending(NamedTuple):
 
     plan: Plan
     server: socket.socket | None
-    flow: TcpFlow
+    flow: TcpFlow | UdpFlow
     owner: Owner
 
 
@@ -146,11 +154,11 @@ class _Server(_Side):
 class Connection:
     """The `Context` of a layer, live."""
 
-    def __init__(self, engine: Engine, client: socket.socket, pending: Pending) -> None:
+    def __init__(self, engine: Engine, client: socket.socket | None, pending: Pending) -> None:
         self.engine = engine
         self.plan = plan = pending.plan
         self.owner = pending.owner
-        self._connection_flow: TcpFlow | None = pending.flow
+        self._connection_flow: TcpFlow | UdpFlow | None = pending.flow
         name = plan.names[0] if plan.names else plan.address[0]
         self.endpoint = Endpoint(name, plan.address[1], names=plan.names)
         self.layer: Layer = OpeningLayer(self)
@@ -270,7 +278,9 @@ class Connection:
         if self._client is None:
             self._finish()
 
-    def give_up(self, reason: str, miss: Miss | None = None, flow: TcpFlow | None = None) -> None:
+    def give_up(
+        self, reason: str, miss: Miss | None = None, flow: TcpFlow | UdpFlow | None = None
+    ) -> None:
         """Reset a conversation that is on replay and cannot be played; its test must fail."""
         self.layer = Ignoring()
         if flow is None:

@@ -2,16 +2,18 @@
 
 1. A datagram to a blocked or, on replay, unrecorded destination vanishes, as on a network; the
    problem is noted.
-2. A loopback destination falls outward like a connection; since UDP has no handshake, a refusal
+2. QUIC goes to quic_flows.py, whose HTTP/3 is decoded; without aioquic it is relayed like the rest.
+3. A loopback destination falls outward like a connection; since UDP has no handshake, a refusal
    (ICMP) moves the flow on to the next candidate with what it has sent so far, and after the
    last one reaches the client.
-3. A socket that outlives its test (a metrics client) is another flow in the next one that it sends
+4. A socket that outlives its test (a metrics client) is another flow in the next one that it sends
    in, under that one's rules; the way to the server stays.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import socket
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.engine import pipeline
 from pytest_netcapture.engine.attribution import UDP, Owner
 from pytest_netcapture.engine.dialer import Candidate, is_loopback
+from pytest_netcapture.engine.layers.sniff import looks_like_quic
 from pytest_netcapture.flows import UdpFlow
 from pytest_netcapture.redirect.base import DatagramFlow
 
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
     from pytest_netcapture.engine.scopes import Scope
 
+WITHOUT_AIOQUIC = (
+    "QUIC is decoded with aioquic, which is not installed: pip install pytest-netcapture[http3]"
+)
 _UNANSWERED = 16
 """Datagrams kept to send again to the next candidate while nobody has answered."""
 
@@ -35,6 +41,7 @@ class Datagrams:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._roots: dict[tuple[str, ...], str] = {}
 
     def open(self, flow: DatagramFlow) -> None:
         engine = self._engine
@@ -44,16 +51,29 @@ class Datagrams:
             _Queries(engine, flow, owner)
             return
         seen, scope = self.begin(flow, owner, flow.first)
+        if looks_like_quic(flow.first) and self._decodes(scope, seen):
+            from pytest_netcapture.engine.quic_flows import QuicFlow
+
+            QuicFlow(engine, self, flow, owner).open(seen)
+            return
+        relay = self.relay(flow, owner, seen, scope)
+        if relay is not None:
+            relay.send(flow.first)
+            flow.listen(relay.from_client)
+            flow.on_end(relay.close)
+
+    def relay(
+        self, flow: DatagramFlow, owner: Owner, seen: UdpFlow, scope: Scope
+    ) -> DatagramRelay | None:
+        """Return a way to the server, unless the scope's rules forbid it: then the flow ends."""
+        engine = self._engine
         if self.refused(scope, seen):
             flow.close()
-            return
+            return None
         names = engine.names.of(flow.original_dst[0])
         candidates = engine.candidates(flow.namespace, names, flow.original_dst, scope.settings)
-        relay = _Relay(engine, flow, seen, owner, candidates)
-        relay.send(flow.first)
-        flow.listen(relay.from_client)
-        flow.on_end(relay.close)
         engine.recorded(seen, scope)
+        return DatagramRelay(engine, flow, seen, owner, candidates)
 
     def begin(self, flow: DatagramFlow, owner: Owner, first: bytes) -> tuple[UdpFlow, Scope]:
         """List a flow in the scope that it belongs to now."""
@@ -74,6 +94,27 @@ class Datagrams:
         seen.process, seen.inode = owner.process(), owner.inode
         return seen, scope
 
+    def _decodes(self, scope: Scope, seen: UdpFlow) -> bool:
+        """Tell whether this QUIC is to be looked into; if only aioquic lacks, that is said."""
+        if is_loopback(seen.address[0] if seen.address else "") and (
+            not scope.settings.capture_loopback
+        ):
+            return False
+        if importlib.util.find_spec("aioquic") is not None:
+            return True
+        seen.reason = WITHOUT_AIOQUIC
+        self._engine.opener.undecrypted[f"{seen.host}:{seen.port}"] = WITHOUT_AIOQUIC
+        return False
+
+    def roots(self, extra: tuple[str, ...]) -> str:
+        """Return a file with the roots that servers are verified by."""
+        from pytest_netcapture.engine.quic_flows import combined_roots
+
+        files = (*self._engine.upstream_tls.roots, *extra)
+        if files not in self._roots:
+            self._roots[files] = combined_roots(self._engine.options.runtime_dir, files)
+        return self._roots[files]
+
     def refused(self, scope: Scope, seen: UdpFlow) -> bool:
         """Tell whether the scope's rules forbid it; then that is noted."""
         assert seen.address is not None
@@ -82,7 +123,7 @@ class Datagrams:
         if scope.plays and not scope.records:
             miss = Miss(
                 MissKind.NEVER,
-                "datagrams are not replayed yet",
+                seen.reason or "datagrams are not replayed yet",
                 advice="let the test reach its server",
             )
             self._engine.scopes.problem(scope, pipeline.unmatched(seen, miss))
@@ -116,7 +157,7 @@ class _Queries:
             flow.reply(reply)
 
 
-class _Relay:
+class DatagramRelay:
     """One flow of datagrams to the first candidate that does not refuse it."""
 
     def __init__(
@@ -145,7 +186,7 @@ class _Relay:
             self._seen.datagrams_sent += 1
             self._seen.sent += len(data)
             engine.scopes.changed()
-        else:  # rule 3
+        else:  # rule 4
             self._seen, scope = engine.datagrams.begin(self._flow, self._owner, data)
             if engine.datagrams.refused(scope, self._seen):
                 self._flow.close()

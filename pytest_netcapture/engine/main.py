@@ -58,6 +58,7 @@ from pytest_netcapture.flows import (
     Problem,
     RawFlow,
     TcpFlow,
+    UdpFlow,
 )
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
@@ -474,7 +475,7 @@ class Engine:
                 self.requests.flush_soon(scope, flow)
         self.scopes.changed()
 
-    def unreplayable(self, flow: TcpFlow) -> None:
+    def unreplayable(self, flow: TcpFlow | UdpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
         self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_OPAQUE))
 

@@ -15,6 +15,7 @@ from pytest_netcapture.engine.dns_server import QueryLayer
 from pytest_netcapture.engine.first_bytes import client_hello
 from pytest_netcapture.engine.interception import Interception, start
 from pytest_netcapture.engine.layers.opening import SERVER_FIRST
+from pytest_netcapture.engine.opaque import Opaque
 from pytest_netcapture.engine.upstream_tls import UpstreamTlsError
 from pytest_netcapture.flows import FlowError
 
@@ -43,6 +44,10 @@ class Opener:
     def undecrypted(self) -> dict[str, str]:
         """The places that were relayed undecrypted unasked, and why."""
         return self._interception.opaque.named
+
+    @property
+    def opaque(self) -> Opaque:
+        return self._interception.opaque
 
     async def open(self, connection: Connection) -> None:
         """See the first bytes of `connection` and set its layer going."""

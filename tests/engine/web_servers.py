@@ -24,7 +24,7 @@ BIG = os.urandom(1 << 16) * 48
 
 
 class Web(NamedTuple):
-    """A running server: its ports, and how it is found."""
+    """A running server: its ports, and how it is found. HTTP/3 is at the UDP port of HTTPS."""
 
     https: int
     http: int
@@ -100,12 +100,13 @@ def nginx(folder: Path) -> Iterator[Web]:
 
 
 @contextlib.contextmanager
-def hypercorn(folder: Path) -> Iterator[Web]:
+def hypercorn(folder: Path, *, http3: bool = False) -> Iterator[Web]:
     ca, chain, key = certificates(folder)
     https, http = free_ports(2)
     command = [
         *(sys.executable, "-m", "hypercorn", "web_app:app", "--workers", "0"),
         *("--bind", f"127.0.0.1:{https}", "--insecure-bind", f"127.0.0.1:{http}"),
+        *(("--quic-bind", f"127.0.0.1:{https}") if http3 else ()),
         *("--certfile", chain, "--keyfile", key, "--log-level", "CRITICAL"),
     ]
     with running(command, [https, http], cwd=HERE):

@@ -42,6 +42,10 @@ _PORTION = 1 << 17
 class Sender:
     """The sending half of a connection; `client` says that we are its client."""
 
+    version = "2"
+    step = 2
+    """Between the numbers of a client's streams."""
+
     def __init__(self, *, client: bool) -> None:
         self._client = client
         self._encoder = hpack.Encoder()
@@ -65,6 +69,10 @@ class Sender:
         """What the peer has set; None until it has."""
         self.last_allowed: int | None = None
         """The last stream that is looked at, once the server, or we as one, said goodbye."""
+
+    def receive(self, data: bytes) -> None:
+        """Take what has come from the peer. Raises `ConnectionFailure`."""
+        raise NotImplementedError
 
     def greet(self, *, connect_protocol: bool = False) -> None:
         """Send our settings, before everything else."""
@@ -204,7 +212,7 @@ class Sender:
             channel = self._waiting.popleft()
             if channel.ended_out:
                 continue
-            channel.id, self._next = self._next, self._next + 2
+            channel.id, self._next = self._next, self._next + self.step
             channel.room = self.initial_room
             self.channels[channel.id] = channel
             self._drain(channel)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 HELLO_LIMIT = 1 << 16
 METHOD_LIMIT = 32
+QUIC_SMALLEST = 1200
+_LONG_HEADER = 0xC0
 LINE_LIMIT = 1 << 16
 
 _RECORD_HEAD = 5
@@ -93,6 +95,16 @@ def sniff(data: bytes) -> Guess:
     if data.startswith(_PREFACE[:4]) or _PREFACE.startswith(data):
         return _sniff_preface(data)
     return _sniff_http(data)
+
+
+def looks_like_quic(datagram: bytes) -> bool:
+    """Tell whether a first datagram may be a QUIC client's, of whatever version (RFC 9000 §17.2).
+
+    Its server takes none that is smaller (§14.1), nor with a shorter connection ID (§7.2).
+    """
+    if len(datagram) < QUIC_SMALLEST or datagram[0] & _LONG_HEADER != _LONG_HEADER:
+        return False
+    return any(datagram[1:5]) and 8 <= datagram[5] <= 20
 
 
 def parse_client_hello(data: bytes) -> ClientHello | NeedMore | NotTls:
