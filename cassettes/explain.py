@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_netcapture.cassettes.keys import Line
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.cassettes.nearest import matcher_of, nearest
-from pytest_netcapture.cassettes.shelf import Queue
+from pytest_netcapture.cassettes.queue import Queue
 from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.flows import AnyFlow, Difference, HttpRequest
 from pytest_netcapture.settings import RecordMode
@@ -20,7 +20,7 @@ _RECORD = "record it with --netcapture-record-mode=new_episodes"
 
 def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, line: Line) -> Miss:
     """Say why no recording answers the scrubbed `request`; `line` is of its key."""
-    if early := _without_looking(cassette):
+    if early := without_looking(cassette):
         return early
     if queue:
         return explain_used_up(queue.recordings)
@@ -37,7 +37,7 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
 
 
 def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
-    if early := _without_looking(cassette):
+    if early := without_looking(cassette):
         return early
     types = cassette.shelf.dns_types.get(name)
     if not types:
@@ -48,7 +48,8 @@ def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
     )
 
 
-def _without_looking(cassette: Cassette) -> Miss | None:
+def without_looking(cassette: Cassette) -> Miss | None:
+    """Return the miss that needs no look at what is recorded."""
     if not cassette.file_exists:
         if cassette.can_record:
             return Miss(MissKind.NO_FILE, "no cassette file yet")

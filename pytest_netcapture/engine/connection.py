@@ -30,7 +30,7 @@ from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
-from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, TcpFlow
+from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, ServiceFlow, TcpFlow
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
@@ -166,6 +166,8 @@ class Connection:
         self._client_reset = False
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
+        self.preamble = b""
+        """What a server is sent, and agrees to with one byte, before TLS begins."""
         self._left = 0
         self._resolved: tuple[Scope, bool] = (engine.scopes.session, False)
         self._resolved_at = -1
@@ -216,6 +218,10 @@ class Connection:
     @property
     def has_server(self) -> bool:
         return self._server is not None or self._connecting
+
+    def give_server_socket(self, sock: socket.socket) -> None:
+        """Use a socket that was connected late, before there are transports."""
+        self._server_socket = sock
 
     def take_server_socket(self) -> socket.socket | None:
         sock, self._server_socket = self._server_socket, None
@@ -302,7 +308,7 @@ class Connection:
         return self.scope.plays
 
     def decide(self, flow: AnyFlow) -> Decision:
-        assert isinstance(flow, HttpFlow)
+        assert isinstance(flow, (HttpFlow, ServiceFlow))
         return self.engine.decide(self, flow)
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:

@@ -49,7 +49,15 @@ from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
+from pytest_netcapture.flows import (
+    AnyFlow,
+    FlowError,
+    HttpFlow,
+    Origin,
+    Problem,
+    ServiceFlow,
+    TcpFlow,
+)
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.redirect.processes import describe
@@ -417,9 +425,12 @@ class Engine:
 
     # ── what connections report ──────────────────────────────────────────────────────────────
 
-    def decide(self, connection: Connection, flow: HttpFlow) -> Decision:
-        scope = self.scopes.get(flow.scope)
-        decision, problem = pipeline.decide_http(scope, flow, connection.plan.address[0])
+    def decide(self, connection: Connection, flow: HttpFlow | ServiceFlow) -> Decision:
+        scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
+        if isinstance(flow, ServiceFlow):
+            decision, problem = pipeline.decide_service(scope, flow, address)
+        else:
+            decision, problem = pipeline.decide_http(scope, flow, address)
         return self._decided(connection, flow, decision, problem)
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
@@ -428,7 +439,11 @@ class Engine:
         return None if found is None else self._decided(connection, flow, *found)
 
     def _decided(
-        self, connection: Connection, flow: HttpFlow, decision: Decision, problem: Problem | None
+        self,
+        connection: Connection,
+        flow: HttpFlow | ServiceFlow,
+        decision: Decision,
+        problem: Problem | None,
     ) -> Decision:
         scope = self.scopes.get(flow.scope)
         if problem is not None:
@@ -450,7 +465,7 @@ class Engine:
         """Count a flow that is final, and put it on the cassette."""
         scope = scope or self.scopes.find(flow.scope)
         if scope is not None:
-            if isinstance(flow, HttpFlow):
+            if isinstance(flow, (HttpFlow, ServiceFlow)):
                 scope.memory += _in_memory(flow)
             if scope.records and flow.origin is Origin.LIVE and not _left_alone(flow):
                 assert scope.cassette is not None
@@ -488,7 +503,9 @@ class Engine:
         return TcpFlow(host=host, port=plan.address[1], address=plan.address)
 
 
-def _in_memory(flow: HttpFlow) -> int:
+def _in_memory(flow: HttpFlow | ServiceFlow) -> int:
+    if isinstance(flow, ServiceFlow):
+        return len(flow.sent) + len(flow.answer)
     return len(flow.request.body.data) + (len(flow.response.body.data) if flow.response else 0)
 
 

@@ -22,7 +22,15 @@ from typing import Protocol
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse, Origin
+from pytest_netcapture.flows import (
+    AnyFlow,
+    Body,
+    FlowError,
+    HttpRequest,
+    HttpResponse,
+    Origin,
+    ServiceFlow,
+)
 
 
 @dataclass(slots=True)
@@ -41,6 +49,10 @@ class Play:
     """What follows on a WebSocket."""
     dialogue: Dialogue | None = None
     """Says the answer while the request comes; then there is no `response`."""
+    exchange: ServiceFlow | None = None
+    """What a database or broker answered."""
+    compare: Callable[[ServiceFlow], Miss | None] | None = None
+    """Tells how what the client sent when told to go on differs from what was recorded."""
 
 
 @dataclass(slots=True)
