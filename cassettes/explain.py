@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pytest_netcapture.cassettes.keys import Line
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.cassettes.nearest import matcher_of, nearest
-from pytest_netcapture.cassettes.shelf import Queue, Shelf
+from pytest_netcapture.cassettes.queue import Queue
+from pytest_netcapture.cassettes.shelf import Shelf
 from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.flows import AnyFlow, Difference, HttpRequest
 from pytest_netcapture.settings import RecordMode

@@ -24,6 +24,7 @@ from pytest_netcapture.flows import (
     Origin,
     Process,
     RawFlow,
+    ServiceFlow,
     TcpFlow,
     TlsFailure,
     Turn,
@@ -31,6 +32,7 @@ from pytest_netcapture.flows import (
     WebSocketFlow,
     WebSocketMessage,
     is_grpc,
+    service_flow,
 )
 
 Fields: TypeAlias = list[tuple[str, str]]
@@ -135,7 +137,26 @@ class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_f
     process: str = ""
 
 
-AnyRecord: TypeAlias = HttpRecord | WebSocketRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord
+class ServiceRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="service"):
+    service: str
+    host: str
+    port: int
+    address: str = ""
+    session: str = ""
+    step: str = ""
+    question: str = ""
+    form: str = ""
+    values: list[bytes | None] = []
+    sent: bytes = b""
+    answer: bytes = b""
+    notes: dict[str, bytes] = {}
+    error: FlowError | None = None
+    process: str = ""
+
+
+AnyRecord: TypeAlias = (
+    HttpRecord | WebSocketRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord | ServiceRecord
+)
 
 _DATAGRAMS = ("datagrams_sent", "datagrams_received")
 
@@ -183,6 +204,8 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
         return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
     if isinstance(flow, RawFlow):
         return _raw_record(flow, request_body, response_body)
+    if isinstance(flow, ServiceFlow):
+        return _service_record(flow, process)
     return TlsRecord(
         flow.host, flow.port, flow.side, flow.sni, flow.detail, address, flow.error, process
     )
@@ -239,7 +262,46 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             rcode=record.rcode,
             answers=record.answers,
         )
+    if isinstance(record, ServiceRecord):
+        return _service(record, process)
     return _connection(record, process, request_body, response_body)
+
+
+def _service_record(flow: ServiceFlow, process: str) -> ServiceRecord:
+    return ServiceRecord(
+        service=flow.service,
+        host=flow.host,
+        port=flow.port,
+        session=flow.session,
+        step=flow.step,
+        question=flow.question,
+        form=flow.form,
+        values=flow.values,
+        sent=flow.sent,
+        answer=flow.answer,
+        notes=flow.notes,
+        error=flow.error,
+        process=process,
+    )
+
+
+def _service(record: ServiceRecord, process: Process) -> ServiceFlow:
+    return service_flow(
+        record.service,
+        host=record.host,
+        port=record.port,
+        process=process,
+        origin=Origin.PLAYED,
+        error=record.error,
+        session=record.session,
+        step=record.step,
+        question=record.question,
+        form=record.form,
+        values=record.values,
+        sent=record.sent,
+        answer=record.answer,
+        notes=record.notes,
+    )
 
 
 def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:

@@ -25,7 +25,13 @@ import msgspec
 from pytest_netcapture.cassettes.format import encode_end, encode_header, encode_record
 from pytest_netcapture.cassettes.journal import hidden_stem
 from pytest_netcapture.cassettes.keys import split_target
-from pytest_netcapture.cassettes.records import AnyRecord, DnsRecord, HttpRecord, bodies_of
+from pytest_netcapture.cassettes.records import (
+    AnyRecord,
+    DnsRecord,
+    HttpRecord,
+    ServiceRecord,
+    bodies_of,
+)
 from pytest_netcapture.cassettes.sidecar import describe, heading, sidecar_path
 from pytest_netcapture.cassettes.source import Recording, Source, identity
 from pytest_netcapture.errors import CassetteError
@@ -133,13 +139,16 @@ def in_order(recordings: list[Recording]) -> list[Recording]:
 
 
 def order_key(record: AnyRecord) -> tuple[str, int, int, str, str, str, str]:
-    """Return (host, dns < connection < http, port, path, query, method, body)."""
+    """Return (host, dns < connection < http < service, port, path, query, method, body)."""
     if isinstance(record, HttpRecord):
         request = record.request
         path, query = split_target(request.target)
         return request.host, 2, request.port, path, query, request.method, request.body.id
     if isinstance(record, DnsRecord):
         return record.name, 0, 0, record.type, "", "", ""
+    if isinstance(record, ServiceRecord):
+        asked = (record.service, record.session, record.step, record.question)
+        return record.host, 3, record.port, *asked
     kind = str(record.__struct_config__.tag)
     return record.host, 1, record.port, kind, record.address, "", ""
 

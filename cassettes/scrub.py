@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_netcapture.cassettes import fields
+from pytest_netcapture.cassettes import fields, service_scrub
 from pytest_netcapture.cassettes.content import ContentScrubber
 from pytest_netcapture.cassettes.edits import to_borders, to_chunks
 from pytest_netcapture.cassettes.format import SEGMENT
@@ -33,6 +33,7 @@ from pytest_netcapture.flows import (
     HttpRequest,
     HttpResponse,
     RawFlow,
+    ServiceFlow,
     TcpFlow,
     TlsFailure,
     WebSocketFlow,
@@ -61,6 +62,8 @@ class Scrubber(ContentScrubber):
             return self._exchange(flow)
         if isinstance(flow, DnsFlow):
             return self._dns(flow)
+        if isinstance(flow, ServiceFlow):
+            return self.service(flow)
         changed: dict[str, Any] = {"host": self.name(flow.host)}
         if isinstance(flow, RawFlow):
             changed |= self._raw(flow)
@@ -107,6 +110,38 @@ class Scrubber(ContentScrubber):
         """Return `message` without secrets, to look it up or to store it."""
         data = self.content(message.data, "", [])
         return message if data == message.data else msgspec.structs.replace(message, data=data)
+
+    def service(self, flow: ServiceFlow) -> ServiceFlow:
+        """Return an exchange with a database or broker without secrets."""
+        for _ in range(2):  # a later part may name a secret that an earlier one holds
+            version = self.secrets.version
+            scrubbed = self._service(flow)
+            if self.secrets.version == version:
+                break
+        return scrubbed
+
+    def _service(self, flow: ServiceFlow) -> ServiceFlow:
+        values = [None if v is None else self._value(v) for v in flow.values]
+        answer = service_scrub.in_answer(flow.service, flow.answer, self._value)
+        return msgspec.structs.replace(
+            flow,
+            host=self.name(flow.host),
+            session=self._str(flow.session),
+            question=self._statement(flow.question),
+            values=values,
+            sent=self._value(flow.sent),
+            answer=answer,
+        )
+
+    def _value(self, data: bytes) -> bytes:
+        return self.content(data, "", []) if data else data
+
+    def _statement(self, text: str) -> str:
+        for start, end in reversed(list(service_scrub.in_statement(text))):
+            text = text[:start] + self.secret_text(text[start:end]) + text[end:]
+        data = _utf8(text)
+        cleaned = self.content(data, "", [])
+        return text if cleaned == data else cleaned.decode("utf-8", "surrogateescape")
 
     def request(self, request: HttpRequest) -> HttpRequest:
         """Return `request` without secrets, to look it up or to store it."""

@@ -16,11 +16,14 @@ from collections.abc import Iterable
 
 from pytest_netcapture.cassettes.format import SEGMENT
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
+from pytest_netcapture.cassettes.queue import Queue
 from pytest_netcapture.cassettes.records import HttpRecord, TcpRecord
+from pytest_netcapture.cassettes.services import ServiceShelf
 from pytest_netcapture.cassettes.source import (
     Peek,
     PeekDns,
     PeekHttp,
+    PeekService,
     PeekTcp,
     PeekTls,
     PeekUdp,
@@ -31,32 +34,6 @@ from pytest_netcapture.flows import FlowError, Headers, Turn
 from pytest_netcapture.settings import Repeat
 
 _NO_HEADERS = Headers([])
-
-
-class Queue:
-    """Recordings of one key, and how far they were played."""
-
-    __slots__ = ("position", "recordings")
-
-    def __init__(self) -> None:
-        self.recordings: list[Recording] = []
-        self.position = 0
-
-    def next(self, repeat: Repeat) -> Recording | None:
-        """Return the recording whose turn it is, None when all are used up."""
-        count = len(self.recordings)
-        if self.position < count:
-            index = self.position
-        elif repeat is Repeat.ONCE:
-            return None
-        elif repeat is Repeat.CYCLE:
-            index = self.position % count
-        else:
-            index = count - 1 if repeat is Repeat.LAST else 0
-        self.position += 1
-        recording = self.recordings[index]
-        recording.played += 1
-        return recording
 
 
 class Shelf:
@@ -79,6 +56,7 @@ class Shelf:
         self.places: set[tuple[str, int]] = set()
         self.http_versions: dict[tuple[str, int], set[str]] = {}
         self.hosts: set[str] = set()
+        self.services = ServiceShelf(matcher)
 
     def add(self, peek: Peek, recording: Recording) -> None:
         """Put one recording in its place."""
@@ -109,6 +87,8 @@ class Shelf:
     def _add_connection(self, peek: Peek, recording: Recording) -> None:
         if isinstance(peek, (PeekHttp, PeekDns)):
             return
+        if isinstance(peek, PeekService) and self.services.add(peek, recording):
+            self.exchanges.append(recording)
         sni = peek.sni if isinstance(peek, (PeekTcp, PeekTls)) else ""
         names = {without_tags(name) for name in (peek.host, sni) if name}
         self.hosts |= names

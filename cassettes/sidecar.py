@@ -19,12 +19,14 @@ from pytest_netcapture.cassettes.records import (
     MessageRecord,
     RequestRecord,
     ResponseRecord,
+    ServiceRecord,
     TcpRecord,
     TlsRecord,
     UdpRecord,
     WebSocketRecord,
     bodies_of,
 )
+from pytest_netcapture.cassettes.service_lines import service_lines, service_title
 from pytest_netcapture.cassettes.source import Source
 from pytest_netcapture.flows import FlowError
 
@@ -65,6 +67,8 @@ def describe(number: int, record: AnyRecord, source: Source) -> str:
         lines += _conversation(record, source)
     if isinstance(record, WebSocketRecord):
         lines += [f"  {_websocket_message(message)}" for message in record.messages]
+    if isinstance(record, ServiceRecord):
+        lines += service_lines(record)
     if record.error:
         lines.append(f"! {_failure(record.error)}")
     return "\n".join(_clean(line) for line in lines) + "\n"
@@ -78,6 +82,8 @@ def _title(record: AnyRecord) -> str:
         answers = ", ".join(answer.data for answer in record.answers)
         return f"DNS {record.name} {record.type} -> {answers or record.rcode}"
     place = f"{record.host}:{record.port}"
+    if isinstance(record, ServiceRecord):
+        return service_title(record, place)
     if isinstance(record, TcpRecord):
         return f"TCP {place}" + (f" ({record.reason})" if record.reason else "")
     if isinstance(record, TlsRecord):

@@ -139,6 +139,19 @@ class PeekTls(msgspec.Struct, tag_field="kind", tag="tls_failure", gc=False):
     sni: str = ""
 
 
+class PeekService(msgspec.Struct, tag_field="kind", tag="service"):
+    service: str
+    host: str
+    port: int
+    address: str = ""
+    session: str = ""
+    step: str = ""
+    question: str = ""
+    form: str = ""
+    values: list[bytes | None] = []
+    notes: dict[str, bytes] = {}
+
+
 class _PeekBody(msgspec.Struct, tag_field="kind", tag="body", gc=False):
     id: str
     index: int
@@ -149,11 +162,19 @@ class _PeekEnd(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     records: int
 
 
-Peek: TypeAlias = PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls
+Peek: TypeAlias = PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls | PeekService
 Visit: TypeAlias = Callable[[Peek, Recording], None]
 
 _peek = msgspec.msgpack.Decoder(
-    PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls | _PeekBody | _PeekEnd
+    PeekHttp
+    | PeekWebSocket
+    | PeekDns
+    | PeekTcp
+    | PeekUdp
+    | PeekTls
+    | PeekService
+    | _PeekBody
+    | _PeekEnd
 )
 _segment = msgspec.msgpack.Decoder(BodySegment)
 

@@ -61,6 +61,7 @@ from pytest_netcapture.flows import (
     HttpRequest,
     Origin,
     RawFlow,
+    ServiceFlow,
     TcpFlow,
     UdpFlow,
     WebSocketFlow,
@@ -234,6 +235,33 @@ class Cassette:
         """Return what is to be said, and expected, on a recorded WebSocket."""
         return Conversation(flow, self._scrubber.message)
 
+    def play_service(self, flow: ServiceFlow) -> ServiceFlow | Miss:
+        """Return the recording whose turn it is for what a client asks of a database or broker."""
+        asked = self._scrubber.service(flow)
+        found = self._shelf.services.next(asked, self.use.repeat) if self.can_play else None
+        if found is None:
+            return without_looking(self) or self._shelf.services.explain(
+                asked, records=self.can_record
+            )
+        self.played += 1
+        recorded = found.flow()
+        assert isinstance(recorded, ServiceFlow)
+        return recorded
+
+    def compare_sent(self, recorded: ServiceFlow, flow: ServiceFlow) -> Miss | None:
+        """Return how what a client sent when told to go on differs from what was recorded."""
+        return self._shelf.services.compare_sent(recorded, self._scrubber.service(flow))
+
+    def encrypted(self, names: tuple[str, ...], address: str, port: int) -> bool:
+        """Tell whether a server that lets clients choose was recorded over TLS."""
+        known = {(self._known_as(name), port) for name in (*names, address)}
+        return self.can_play and self._shelf.services.encrypted(known)
+
+    def greeting(self, names: tuple[str, ...], address: str, port: int) -> str:
+        """Return which protocol was recorded of a server that speaks first; "" for none."""
+        known = {(self._known_as(name), port) for name in (*names, address)}
+        return self._shelf.services.greeting(known) if self.can_play else ""
+
     def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
         """Return the recorded answer; the last one again when all were given."""
         name = self._known_as(name)
@@ -337,9 +365,16 @@ class Cassette:
 
     def record(self, flow: AnyFlow) -> None:
         """Remember a finished flow. It is not changed, and must not be from now on."""
-        if self.can_record and _worth_recording(flow):
+        if self.can_record and _worth_recording(flow) and not self._is_there(flow):
             self._pending.append(flow)
             self.recorded += 1
+
+    def _is_there(self, flow: AnyFlow) -> bool:
+        """Tell whether this exchange of a live session is on the cassette already."""
+        if not self.can_play or not isinstance(flow, ServiceFlow):
+            return False
+        asked = self._scrubber.service(flow)
+        return self._shelf.services.next(asked, Repeat.ONCE) is not None
 
     def flush(self) -> None:
         """Scrub what is pending and append it to the journal."""
@@ -428,6 +463,8 @@ class Cassette:
             pieces = source.content(r.body) if r.body.size <= WHOLE else source.pieces(r.body)
             return (*line, self._matcher.rest(Headers(r.headers), pieces))
         flow = recording.outline()
+        if isinstance(flow, ServiceFlow):
+            return self._shelf.services.key(flow)
         kind = flow.type if isinstance(flow, DnsFlow) else flow.protocol
         return flow.host, flow.port, kind, flow.address
 
@@ -452,6 +489,8 @@ def _worth_recording(flow: AnyFlow) -> bool:
     """Leave out what did not come from the network, and loopback connections left alone."""
     if flow.origin is not Origin.LIVE:
         return False
+    if isinstance(flow, ServiceFlow):
+        return "skipped" not in flow.notes
     return not (isinstance(flow, TcpFlow) and flow.reason == "loopback" and flow.error is None)
 
 

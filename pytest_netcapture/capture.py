@@ -30,6 +30,7 @@ from pytest_netcapture.flows import (
     HttpFlow,
     Origin,
     Problem,
+    SqlFlow,
     TcpFlow,
     TlsFailure,
     UdpFlow,
@@ -106,6 +107,11 @@ class Netcapture:
     @property
     def grpc(self) -> View[GrpcFlow]:
         return View(self._source.flows, name="grpc", kind=GrpcFlow)
+
+    @property
+    def sql(self) -> View[SqlFlow]:
+        """Return the statements that were executed."""
+        return View(self._source.flows, name="sql", kind=SqlFlow, keep=_is_statement)
 
     @property
     def dns(self) -> DnsView:
@@ -275,6 +281,10 @@ def _check_count(value: object, place: str) -> None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return
     raise UsageError(f"{place}={value!r} is not a number of times", cure="write 0, 1, 2, …")
+
+
+def _is_statement(flow: Flow) -> bool:
+    return isinstance(flow, SqlFlow) and flow.step in ("query", "execute")
 
 
 def _is_blocked(flow: Flow) -> bool:

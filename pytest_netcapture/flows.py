@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -599,7 +599,139 @@ class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
 
 
 AnyRaw: TypeAlias = TcpFlow | UdpFlow
-AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | GrpcFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
+
+
+class ServiceFlow(Flow, kw_only=True, omit_defaults=True, tag="service"):
+    """One exchange with a database or a broker.
+
+    `service` names the protocol, `session` whose connection it is (user@database). `step` says
+    what it is for: connect, prepare, query, ... `question` and `values` are what the client asked,
+    `form` how it wants the answer, `sent` what it sent when told to go on (the rows of a COPY),
+    `answer` what the server said, as the protocol writes it. `notes` are the protocol's own.
+    """
+
+    service: str
+    session: str = ""
+    step: str = ""
+    question: str = ""
+    form: str = ""
+    values: list[bytes | None] = []
+    sent: bytes = b""
+    answer: bytes = b""
+    notes: dict[str, bytes] = {}
+
+    protocol: ClassVar[str] = "service"
+
+    @property
+    def asked(self) -> str:
+        """Return what was asked, for people."""
+        return self.question or self.step
+
+    @property
+    def told(self) -> str:
+        """Return in a few words what the server answered."""
+        return f"{len(self.answer)} bytes"
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.asked} → {self.error.kind if self.error else self.told}"
+
+
+class SqlFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="sql"):
+    """A statement, or what is said around one: `step` is connect, prepare, query, execute, ...
+
+    A query is a statement as text; one that is executed has been prepared and has parameters.
+    """
+
+    protocol: ClassVar[str] = "sql"
+
+    @property
+    def statement(self) -> str:
+        return self.question
+
+    @property
+    def user(self) -> str:
+        return self.session.partition("@")[0]
+
+    @property
+    def database(self) -> str:
+        return self.session.partition("@")[2]
+
+    @property
+    def parameters(self) -> list[Any]:
+        """Return the parameters, as Python's values where their types are known."""
+        return _sql(self).parameters(self)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns of the answer."""
+        return _sql(self).columns(self)
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """Return all rows of the answer, as Python's values where their types are known."""
+        return _sql(self).rows(self)
+
+    @property
+    def command(self) -> str:
+        """Return what the server says that it did: `INSERT 0 1`; "" when it failed."""
+        return _sql(self).command(self)
+
+    @property
+    def sqlstate(self) -> str:
+        """Return the code of the error that the server answered, "" for none."""
+        return _sql(self).failure(self)[0]
+
+    @property
+    def message(self) -> str:
+        """Return the text of the error that the server answered, "" for none."""
+        return _sql(self).failure(self)[1]
+
+    @property
+    def asked(self) -> str:
+        step = "" if self.step in ("query", "execute") else f"{self.step} "
+        return f"{step}{self.question or self.session}"
+
+    @property
+    def told(self) -> str:
+        state = self.sqlstate
+        return f"{state} {self.message}" if state else self.command or self.step
+
+
+class SqlReader(Protocol):
+    """How a database's protocol writes answers; nothing in it raises on what a peer sent."""
+
+    def parameters(self, flow: SqlFlow) -> list[Any]: ...
+    def columns(self, flow: SqlFlow) -> list[str]: ...
+    def rows(self, flow: SqlFlow) -> list[list[Any]]: ...
+    def command(self, flow: SqlFlow) -> str: ...
+    def failure(self, flow: SqlFlow) -> tuple[str, str]: ...
+
+
+def _sql(_flow: SqlFlow) -> SqlReader:
+    from pytest_netcapture import postgresql_answers
+
+    return postgresql_answers
+
+
+SERVICES: dict[str, type[ServiceFlow]] = {"postgresql": SqlFlow}
+
+
+def service_flow(service: str, **fields: Any) -> ServiceFlow:
+    """Return a flow of the type that fits the service."""
+    return SERVICES.get(service, ServiceFlow)(service=service, **fields)
+
+
+AnyFlow: TypeAlias = (
+    HttpFlow
+    | WebSocketFlow
+    | GrpcFlow
+    | DnsFlow
+    | TcpFlow
+    | UdpFlow
+    | TlsFailure
+    | ServiceFlow
+    | SqlFlow
+)
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -44,6 +44,7 @@ FIXTURE = {
     "popen",
     "publish",
     "run",
+    "sql",
     "tcp",
     "tls_failures",
     "udp",

@@ -40,6 +40,7 @@ from pytest_netcapture.flows import (
     FlowError,
     HttpFlow,
     Origin,
+    ServiceFlow,
     TcpFlow,
     UdpFlow,
 )
@@ -176,6 +177,8 @@ class Connection:
         self._client_reset = False
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
+        self.preamble = b""
+        """What a server is sent, and agrees to with one byte, before TLS begins."""
         self._left = 0
         self._resolved: tuple[Scope, bool] = (engine.scopes.session, False)
         self._resolved_at = -1
@@ -226,6 +229,10 @@ class Connection:
     @property
     def has_server(self) -> bool:
         return self._server is not None or self._connecting
+
+    def give_server_socket(self, sock: socket.socket) -> None:
+        """Use a socket that was connected late, before there are transports."""
+        self._server_socket = sock
 
     def take_server_socket(self) -> socket.socket | None:
         sock, self._server_socket = self._server_socket, None
@@ -318,7 +325,7 @@ class Connection:
         return self.scope.plays
 
     def decide(self, flow: AnyFlow) -> Decision:
-        assert isinstance(flow, HttpFlow)
+        assert isinstance(flow, (HttpFlow, ServiceFlow))
         return self.engine.decide(self, flow)
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:

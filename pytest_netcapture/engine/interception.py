@@ -38,7 +38,7 @@ from pytest_netcapture.flows import FlowError, TlsFailure
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
 
-H2, HTTP1 = "h2", "http/1.1"
+H2, HTTP1, POSTGRESQL = "h2", "http/1.1", "postgresql"
 
 
 class Interception:
@@ -203,6 +203,8 @@ def _recorded_protocol(connection: Connection, offered: tuple[str, ...], host: s
     cassette = connection.scope.cassette
     port = connection.plan.address[1]
     recorded = cassette.http_versions(host, port) if cassette is not None else set()
+    if POSTGRESQL in offered:
+        return POSTGRESQL
     if H2 in offered and ("2" in recorded or HTTP1 not in offered):
         return H2
     return HTTP1 if HTTP1 in offered else ""

@@ -57,6 +57,7 @@ from pytest_netcapture.flows import (
     Origin,
     Problem,
     RawFlow,
+    ServiceFlow,
     TcpFlow,
     UdpFlow,
 )
@@ -433,9 +434,12 @@ class Engine:
 
     # ── what connections report ──────────────────────────────────────────────────────────────
 
-    def decide(self, connection: Connection, flow: HttpFlow) -> Decision:
-        scope = self.scopes.get(flow.scope)
-        decision, problem = pipeline.decide_http(scope, flow, connection.plan.address[0])
+    def decide(self, connection: Connection, flow: HttpFlow | ServiceFlow) -> Decision:
+        scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
+        if isinstance(flow, ServiceFlow):
+            decision, problem = pipeline.decide_service(scope, flow, address)
+        else:
+            decision, problem = pipeline.decide_http(scope, flow, address)
         return self._decided(connection, flow, decision, problem)
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
@@ -444,7 +448,11 @@ class Engine:
         return None if found is None else self._decided(connection, flow, *found)
 
     def _decided(
-        self, connection: Connection, flow: HttpFlow, decision: Decision, problem: Problem | None
+        self,
+        connection: Connection,
+        flow: HttpFlow | ServiceFlow,
+        decision: Decision,
+        problem: Problem | None,
     ) -> Decision:
         scope = self.scopes.get(flow.scope)
         if problem is not None:
@@ -466,7 +474,7 @@ class Engine:
         """Count a flow that is final, and put it on the cassette."""
         scope = scope or self.scopes.find(flow.scope)
         if scope is not None:
-            if isinstance(flow, (HttpFlow, RawFlow)):
+            if isinstance(flow, (HttpFlow, RawFlow, ServiceFlow)):
                 scope.memory += _in_memory(flow)
             if scope.records and flow.origin is Origin.LIVE and not _left_alone(flow):
                 assert scope.cassette is not None
@@ -523,7 +531,9 @@ class Engine:
         return TcpFlow(host=host, port=plan.address[1], address=plan.address)
 
 
-def _in_memory(flow: HttpFlow | RawFlow) -> int:
+def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
+    if isinstance(flow, ServiceFlow):
+        return len(flow.sent) + len(flow.answer)
     if isinstance(flow, RawFlow):
         return len(flow.outgoing.data) + len(flow.incoming.data)
     return len(flow.request.body.data) + (len(flow.response.body.data) if flow.response else 0)

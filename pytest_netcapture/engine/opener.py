@@ -2,6 +2,7 @@
 
 1. The ClientHello is read by peeking, so the transport that does TLS gets it whole.
 2. What begins with one goes through `Interception`; what does not, to the layer that looks further.
+3. A PostgreSQL client asks before its ClientHello whether it may send one: encryption.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.dns_server import QueryLayer
+from pytest_netcapture.engine.encryption import Encryption
 from pytest_netcapture.engine.first_bytes import client_hello
 from pytest_netcapture.engine.interception import Interception, start
 from pytest_netcapture.engine.layers.opening import SERVER_FIRST
@@ -39,6 +41,7 @@ class Opener:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._interception = Interception(engine)
+        self._encryption = Encryption(engine)
 
     @property
     def undecrypted(self) -> dict[str, str]:
@@ -59,6 +62,8 @@ class Opener:
             connection.become_raw(SERVER_FIRST)
             return
         hello = await client_hello(self._engine.loop, connection)
+        while hello is None and await self._encryption.asked(connection):
+            hello = await client_hello(self._engine.loop, connection)
         if connection.over:
             return
         if hello is None:
@@ -82,7 +87,9 @@ class Opener:
                 future.set_result(sock)
 
         self._engine.dialer.dial(candidates, done)
-        return await future
+        sock = await future
+        await self._encryption.ask_again(connection, sock)
+        return sock
 
     async def _connect(self, connection: Connection) -> None:
         try:

@@ -5,12 +5,22 @@ Pure decisions over a scope's settings and cassette; the callers do the I/O and 
 
 from __future__ import annotations
 
+from functools import partial
+
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem, WebSocketFlow
+from pytest_netcapture.flows import (
+    AnyFlow,
+    DnsFlow,
+    HttpFlow,
+    Origin,
+    Problem,
+    ServiceFlow,
+    WebSocketFlow,
+)
 from pytest_netcapture.settings import HostMapping, HostPattern, Settings
 
 
@@ -97,6 +107,28 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
         if not scope.records:
             return Deny(Origin.UNMATCHED), unmatched(flow, found)
     return _forward(scope, flow, address)
+
+
+def decide_service(
+    scope: Scope, flow: ServiceFlow, address: str
+) -> tuple[Decision, Problem | None]:
+    """Decide on one exchange with a database or broker.
+
+    A session is live or played as a whole: where anything may be recorded it is live.
+    """
+    if scope.sealed:
+        return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
+    cassette = scope.cassette
+    if cassette is not None and scope.plays and not scope.records:
+        found = cassette.play_service(flow)
+        if isinstance(found, Miss):
+            quiet = "quiet" in flow.notes
+            return Deny(Origin.UNMATCHED), None if quiet else unmatched(flow, found)
+        scope.counts.played += 1
+        compare = partial(cassette.compare_sent, found)
+        return Play(exchange=found, error=found.error, compare=compare), None
+    reason = allowed(scope.settings, (flow.host,), address, flow.port)
+    return (Deny(), blocked(flow, reason)) if reason else (Forward(), None)
 
 
 def decide_early(

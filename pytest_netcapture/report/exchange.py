@@ -14,6 +14,8 @@ from pytest_netcapture.flows import (
     Message,
     Origin,
     Process,
+    ServiceFlow,
+    SqlFlow,
     TcpFlow,
     TlsFailure,
     UdpFlow,
@@ -62,6 +64,10 @@ def flow_block(flow: AnyFlow) -> list[str]:
         lines += [
             f"  < {a.name} {a.ttl} {a.type} {cut(printable(a.data), 80)}" for a in flow.answers
         ]
+    elif isinstance(flow, SqlFlow):
+        lines += [
+            f"  > {n} = {cut(printable(repr(v)), 80)}" for n, v in enumerate(flow.parameters, 1)
+        ]
     if flow.error and flow.error.detail:
         lines.append(f"  ! {printable(flow.error.detail)}")
     return lines
@@ -73,6 +79,8 @@ def subject(flow: Flow) -> str:
         return printable(f"{flow.request.method} {cut(flow.url, _LONGEST_URL)}")
     if isinstance(flow, DnsFlow):
         return printable(f"DNS {flow.name} {flow.type}")
+    if isinstance(flow, ServiceFlow):
+        return f"{flow.service} {cut(printable(flow.asked), _LONGEST_URL)}"
     host = flow.sni if isinstance(flow, (TcpFlow, TlsFailure)) and flow.sni else flow.host
     if not host and flow.address:
         host = flow.address[0]
@@ -116,6 +124,8 @@ def _result(flow: Flow) -> str:
     if isinstance(flow, DnsFlow):
         answers = ", ".join(answer.data for answer in flow.answers)
         return cut(printable(answers or flow.rcode or "(unanswered)"), 80)
+    if isinstance(flow, ServiceFlow):
+        return cut(printable(flow.told), 80) if flow.ended else "(unanswered)"
     if isinstance(flow, UdpFlow):
         return (
             f"{count(flow.datagrams_sent, 'datagram')} sent, {flow.datagrams_received} received"

@@ -31,6 +31,7 @@ from pytest_netcapture.flows import (
     HttpRequest,
     HttpResponse,
     Origin,
+    ServiceFlow,
     TcpFlow,
 )
 
@@ -51,6 +52,10 @@ class Play:
     """What follows on a WebSocket."""
     dialogue: Dialogue | None = None
     """Says the answer while the request comes; then there is no `response`."""
+    exchange: ServiceFlow | None = None
+    """What a database or broker answered."""
+    compare: Callable[[ServiceFlow], Miss | None] | None = None
+    """Tells how what the client sent when told to go on differs from what was recorded."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,8 @@
    target (RFC 9112 §3) the line must end in HTTP/1.x, which tells SMTP, Redis, SSH or FTP apart.
 4. Waiting for more could hang a client that waits for an answer, so "more" is said only to what
    begins like a request: a lone "hello" is unknown at once.
+5. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
+   with two NULs and has not eight bytes is waited for.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ _ECDSA_SUITES = frozenset(
     (0xC009, 0xC00A, 0xC023, 0xC024, 0xC02B, 0xC02C, *range(0xC0AC, 0xC0B0), 0xCCA9)
 )
 """Cipher suites of TLS 1.2 for a server with an ECDSA key; TLS 1.3's are for any."""
+_POSTGRESQL_HEAD = struct.Struct(">II")
+_POSTGRESQL_CODES = range(80877102, 80877105)
+"""CancelRequest, SSLRequest, GSSENCRequest."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _METHODS = frozenset(
@@ -51,6 +56,7 @@ class Guess(enum.Enum):
     TLS = "tls"
     HTTP1 = "http1"
     HTTP2 = "http2"
+    POSTGRESQL = "postgresql"
     UNKNOWN = "unknown"
 
 
@@ -94,6 +100,8 @@ def sniff(data: bytes) -> Guess:
         return _sniff_tls(data)
     if data.startswith(_PREFACE[:4]) or _PREFACE.startswith(data):
         return _sniff_preface(data)
+    if data[0] == 0:
+        return _sniff_postgresql(data)
     return _sniff_http(data)
 
 
@@ -243,6 +251,15 @@ def _sniff_preface(data: bytes) -> Guess:
     if data.startswith(_PREFACE):
         return Guess.HTTP2
     return Guess.MORE if _PREFACE.startswith(data) else _sniff_http(data)
+
+
+def _sniff_postgresql(data: bytes) -> Guess:
+    """Tell a start-up by its length, at most 10000, and its code (rule 5)."""
+    if len(data) < _POSTGRESQL_HEAD.size:
+        return Guess.MORE if data[:2] == b"\0\0"[: len(data)] else Guess.UNKNOWN
+    length, code = _POSTGRESQL_HEAD.unpack_from(data)
+    known = code >> 16 == 3 or code in _POSTGRESQL_CODES
+    return Guess.POSTGRESQL if 8 <= length <= 10_000 and known else Guess.UNKNOWN
 
 
 def _sniff_http(data: bytes) -> Guess:
