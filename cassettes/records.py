@@ -135,6 +135,7 @@ class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_f
     address: str = ""
     error: FlowError | None = None
     process: str = ""
+    certificate: bytes = b""
 
 
 class ServiceRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="service"):
@@ -207,7 +208,15 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
     if isinstance(flow, ServiceFlow):
         return _service_record(flow, process)
     return TlsRecord(
-        flow.host, flow.port, flow.side, flow.sni, flow.detail, address, flow.error, process
+        flow.host,
+        flow.port,
+        flow.side,
+        flow.sni,
+        flow.detail,
+        address,
+        flow.error,
+        process,
+        flow.certificate,
     )
 
 
@@ -347,6 +356,7 @@ def _connection(
         side=record.side,
         sni=record.sni,
         detail=record.detail,
+        certificate=record.certificate,
     )
 
 

@@ -30,6 +30,7 @@ from pytest_netcapture.cassettes.source import (
     Recording,
 )
 from pytest_netcapture.cassettes.tags import without_tags
+from pytest_netcapture.cassettes.tls_failures import TlsFailures
 from pytest_netcapture.flows import FlowError, Headers, Turn
 from pytest_netcapture.settings import Repeat
 
@@ -57,6 +58,7 @@ class Shelf:
         self.http_versions: dict[tuple[str, int], set[str]] = {}
         self.hosts: set[str] = set()
         self.services = ServiceShelf(matcher)
+        self.tls_failures = TlsFailures()
 
     def add(self, peek: Peek, recording: Recording) -> None:
         """Put one recording in its place."""
@@ -93,15 +95,19 @@ class Shelf:
         names = {without_tags(name) for name in (peek.host, sni) if name}
         self.hosts |= names
         names |= {peek.address} if peek.address else set()
+        if isinstance(peek, PeekTls):
+            self.tls_failures.add(peek, names, recording)
+            if recording.early:
+                self.failures.append(recording)
         if isinstance(peek, (PeekTcp, PeekUdp)) and _is_playable(peek.turns):
             kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
             recording.early = not peek.turns[0].sent
             self.conversations.append(recording)
             for name in names:
                 self._conversations.setdefault((kind, name, peek.port), []).append(recording)
-        if isinstance(peek, PeekTcp) and peek.reason and not (peek.turns or peek.error):
+        if isinstance(peek, PeekTcp) and peek.reason and not (peek.turns or _is_refusal(peek)):
             self.opaque |= {(name, peek.port): peek.reason for name in names}
-        if isinstance(peek, PeekTcp) and peek.error and not peek.turns:
+        if isinstance(peek, PeekTcp) and _is_refusal(peek):
             self.failures.append(recording)
             for name in names:
                 self._failures.setdefault((name, peek.port), Queue()).recordings.append(recording)
@@ -176,6 +182,13 @@ class Shelf:
             return self._matcher.rest(headers, b"")
         content = source.content(body) if body.size <= SEGMENT else source.pieces(body)
         return self._matcher.rest(headers, content)
+
+
+def _is_refusal(peek: PeekTcp) -> bool:
+    """Tell whether it never was a connection; what is opaque (`reason`) may end with a reset."""
+    if peek.error is None or peek.turns:
+        return False
+    return not (peek.reason and peek.error.kind == "reset")
 
 
 def _is_playable(turns: list[Turn]) -> bool:

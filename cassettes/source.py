@@ -135,6 +135,7 @@ class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp"):
 class PeekTls(msgspec.Struct, tag_field="kind", tag="tls_failure", gc=False):
     host: str
     port: int
+    side: str
     address: str = ""
     sni: str = ""
 

@@ -63,6 +63,7 @@ from pytest_netcapture.flows import (
     RawFlow,
     ServiceFlow,
     TcpFlow,
+    TlsFailure,
     UdpFlow,
     WebSocketFlow,
 )
@@ -307,6 +308,20 @@ class Cassette:
         error = self._shelf.failure(known, port, self.use.repeat)
         self.played += error is not None
         return error
+
+    def tls_failure(self, names: Iterable[str], port: int) -> TlsFailure | None:
+        """Return how the next TLS handshake with a place fails on the server's side, if it does."""
+        if not self.can_play:
+            return None
+        known = self._known(names)
+        only = not any((name, port) in self._shelf.http_versions for name in known)
+        return self._shelf.tls_failures.next(known, port, only=only)
+
+    def tls_failed(self, names: Iterable[str], port: int) -> bool:
+        """Note that a handshake has failed; tell whether that is as recorded."""
+        found = self.can_play and self._shelf.tls_failures.take(self._known(names), port)
+        self.played += found
+        return found
 
     def knows(self, host_or_address: str, port: int) -> bool:
         """Tell whether anything is recorded for this host, or address of one, and port."""

@@ -585,13 +585,23 @@ class UdpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="udp"):
 
 
 class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
-    """A TLS handshake that failed; `side` is client (it refused our certificate) or server."""
+    """A TLS handshake that failed; `side` is client (it refused our certificate) or server.
+
+    `certificate` is the server's (DER), if that is what was bad and it was seen.
+    """
 
     side: str
     sni: str = ""
     detail: str = ""
+    certificate: bytes = b""
 
     protocol: ClassVar[str] = "tls"
+
+    @property
+    def is_of_certificate(self) -> bool:
+        """Tell whether it was the certificate that was bad, rather than the handshake."""
+        is_alert = "_" in self.detail
+        return bool(self.certificate) or ("certificate" in self.detail and not is_alert)
 
     def __str__(self) -> str:
         where = f"{self.sni or self.host}:{self.port}"

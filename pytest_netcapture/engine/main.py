@@ -523,6 +523,8 @@ class Engine:
         flow.error, flow.origin = error, origin
         flow.reason = "loopback" if plan.loopback else ""
         self.add(plan, flow)
+        if error is not None:
+            flow.ended = flow.started
         self.recorded(flow)
 
     @staticmethod
