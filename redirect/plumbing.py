@@ -3,8 +3,9 @@
 1. Beside `lo` there is `eth0`: what asks whether the machine is online looks for an interface that
    is up, has an address and is not loopback. Nothing is behind it. A kernel that has neither of
    `LINKS` gets `lo` only.
-2. The addresses are one of documentation of each family (RFC 5737, RFC 3849), without which
-   AI_ADDRCONFIG hides the family from getaddrinfo, and the machine's own, which a test may bind.
+2. The addresses are the dummy address of IPv4 (RFC 7600) and one for benchmarks of IPv6 (RFC 5180),
+   without which AI_ADDRCONFIG hides the family from getaddrinfo, and the machine's own, which tests
+   may bind. Those of documentation are left to tests, which expect that nobody has them.
 3. A route is looked for among local addresses, then by two rules of ours: for ICMP in table `main`,
    where eth0 is the way to everything; else in a table in which every address is local (AnyIP), so
    that each packet comes back on `lo`. That table is not `local` itself: bind(2) looks there only,

@@ -63,6 +63,7 @@ from pytest_netcapture.flows import (
 )
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.kernel import OWN_V4, OWN_V6
 from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.processes import describe
 from pytest_netcapture.settings import Settings
@@ -76,7 +77,7 @@ _OPAQUE = (
     "what is not decrypted cannot be replayed: let the test reach its server, or see "
     "docs/limits.md on what has it decrypted"
 )
-OWN = ("192.0.2.1", "2001:db8::1")
+OWN = (OWN_V4, OWN_V6)
 
 
 class Engine:
