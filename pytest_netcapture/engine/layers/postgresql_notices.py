@@ -1,7 +1,7 @@
 """Notifications between PostgreSQL connections (its manual, NOTIFY): what they came after.
 
 1. A notification that comes while a connection has nothing to answer is an exchange of its own,
-   and remembers the statement that was completed last on any connection to that server.
+   and remembers the statement that any connection to that server had asked last.
 2. On replay it is given to whoever has executed LISTEN for its channel, after that statement has
    been played on any connection; at once, if that was the LISTEN itself.
 3. One that comes within an answer is part of that answer.
@@ -47,8 +47,8 @@ def heard(context: Context, session: Session, content: bytes) -> None:
     context.record(flow)
 
 
-def settled(context: Context, flow: SqlFlow) -> None:
-    """Note that a statement is completed, live."""
+def asked(context: Context, flow: SqlFlow) -> None:
+    """Note that a statement has gone to the server."""
     if flow.step in ("query", "execute"):
         _last[_place(context)] = flow.question
 

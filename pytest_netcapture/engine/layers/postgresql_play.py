@@ -118,18 +118,22 @@ class PlayedPostgresql(Ignoring):
         elif kind == b"X":
             self._over = True
             self._context.close()
-        elif kind in (b"S", b"H"):
-            batch, self._batch = self._batch, []
-            for index, (one, its) in enumerate(batch):
-                if not self._skipping:
-                    self._step(one, its, batch[index + 1 :])
-            if kind == b"S" and self._copy is None:
-                self._skipping = False
-                self._ready()
         elif kind in b"PBDEC":
             self._batch.append((kind, content))
-        elif kind not in b"pdcf":
+        elif kind in b"SHdcf":
+            self._process()
+            if self._copy is not None:
+                self._copied(kind, content)
+            elif kind == b"S":
+                self._ready()
+        elif kind != b"p":
             raise Unreadable(f"the client's message {kind!r} is not known")
+
+    def _process(self) -> None:
+        batch, self._batch = self._batch, []
+        for index, (kind, content) in enumerate(batch):
+            if not self._skipping:
+                self._step(kind, content, batch[index + 1 :])
 
     def _step(self, kind: bytes, content: bytes, later: list[tuple[bytes, bytes]]) -> None:
         session = self._session
@@ -227,7 +231,7 @@ class PlayedPostgresql(Ignoring):
             return
         channel = notices.channel_of(flow.question)
         if channel and b"C" in _kinds(flow):
-            self._listen(channel)
+            self._listen(channel, flow.scope)
         notices.played(self._context, flow)
 
     def _refuse(self, flow: SqlFlow, text: str = _REFUSAL) -> None:
@@ -275,11 +279,11 @@ class PlayedPostgresql(Ignoring):
 
     # ── notifications ────────────────────────────────────────────────────────────────────────
 
-    def _listen(self, channel: str) -> None:
+    def _listen(self, channel: str, scope: int) -> None:
         waiting = self._channels.setdefault(channel, [])
         while True:
             flow = self._session.flow(self._context, "notification", channel)
-            flow.notes["quiet"] = b"1"
+            flow.notes["quiet"], flow.scope = b"1", scope
             decision = self._context.decide(flow)
             if not isinstance(decision, Play) or decision.exchange is None:
                 break

@@ -121,10 +121,12 @@ class Session:
         (self._statements if kind == b"S" else self._portals).pop(name, None)
 
     def target(self, content: bytes) -> Statement | Portal:
-        """Return what a Describe is about."""
+        """Return what a Describe is about; a cursor that SQL declared is a statement."""
         fields = Content(content)
         kind, name = fields.take(1), fields.string()
-        return self.statement(name) if kind == b"S" else self.portal(name)
+        if kind == b"S":
+            return self.statement(name)
+        return self._portals.get(name) or self.portal(name).statement
 
     def executed(self, content: bytes) -> Portal:
         return self.portal(Content(content).string())

@@ -163,7 +163,7 @@ class TestSniff:
             (b"hello", Guess.UNKNOWN),
             (b"hello world", Guess.UNKNOWN),
             (b"\r\n", Guess.UNKNOWN),
-            (b"\0\0\0\x08\x04\xd2\x16/", Guess.UNKNOWN),
+            (b"\0\0\0\x08\x04\xd2\x16/", Guess.POSTGRESQL),
             (b"\xff", Guess.UNKNOWN),
             (b"\x16x", Guess.UNKNOWN),
         ],
