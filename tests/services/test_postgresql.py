@@ -299,7 +299,6 @@ def test_tls(
     pem = tmp_path / "server.pem"
     ca.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(pem))
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    monkeypatch.setenv("PGCHANNELBINDING", "disable")
     root = "sslrootcert=/etc/ssl/certs/ca-certificates.crt" if mode == "verify-full" else ""
     shop = service(HOST, 5432, f"--netcapture-upstream-ca={tmp_path / 'ca.pem'}")
     write(shop, ONE, NUMBERS=(1,), TWICE=False, OPTIONS=f"sslmode={mode} {root}")
