@@ -159,3 +159,16 @@ def _postgresql(folder: Path, user: str | None, auth: str, certificate: str) -> 
 
     with running(command, folder, port, user=user, ready=ready) as server:
         yield server
+
+
+@contextlib.contextmanager
+def redis(*, password: str = "") -> Iterator[Running]:
+    """Redis without a disk."""
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    if password:
+        options += ["--requirepass", password]
+    with workplace(None) as folder:
+        command = [program("redis-server"), *options, "--dir", str(folder)]
+        with running(command, folder, port) as server:
+            yield server

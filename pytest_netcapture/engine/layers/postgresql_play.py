@@ -14,22 +14,18 @@ from __future__ import annotations
 import itertools
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
-from pytest_netcapture.engine.layers import postgresql_notices as notices
+from pytest_netcapture.engine.layers import notices
 from pytest_netcapture.engine.layers.layer import Context, Deny, Ignoring, Play
 from pytest_netcapture.engine.layers.postgresql_session import (
     Portal,
     Session,
     Statement,
+    channel_of,
     query_text,
 )
 from pytest_netcapture.flows import FlowError, Origin, ServiceFlow, SqlFlow
-from pytest_netcapture.postgresql_messages import (
-    Splitter,
-    Unreadable,
-    error_response,
-    message,
-    split,
-)
+from pytest_netcapture.postgresql_messages import Splitter, error_response, message, split
+from pytest_netcapture.unreadable import Unreadable
 
 _IDLE, _IN_TRANSACTION, _FAILED = b"I", b"T", b"E"
 _AUTHENTICATED = message(b"R", bytes(4))
@@ -64,7 +60,7 @@ class PlayedPostgresql(Ignoring):
         self._sent: list[bytes] = []
         self._channels: dict[str, list[ServiceFlow]] = {}
         self._over = False
-        self.place = (context.endpoint.host, context.endpoint.port)
+        self.place = notices.place_of(context)
 
     def begin(self, flow: SqlFlow, play: Play) -> None:
         """Let the client in, or turn it away as it was."""
@@ -229,7 +225,7 @@ class PlayedPostgresql(Ignoring):
             self._flush()
             self._fail(play.error)
             return
-        channel = notices.channel_of(flow.question)
+        channel = channel_of(flow.question)
         if channel and b"C" in _kinds(flow):
             self._listen(channel, flow.scope)
         notices.played(self._context, flow)
@@ -291,7 +287,7 @@ class PlayedPostgresql(Ignoring):
         notices.listeners.add(self)
 
     def notify(self, after: bytes) -> None:
-        """Give out what came after the statement with this digest, and what came with it."""
+        """Give out what came after the exchange with this digest."""
         for channel, waiting in self._channels.items():
             while waiting and waiting[0].notes.get("after") == after:
                 recorded = waiting.pop(0)

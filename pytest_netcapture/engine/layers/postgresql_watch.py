@@ -14,8 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.engine.layers import notices
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward
-from pytest_netcapture.engine.layers.postgresql_notices import asked, heard
 from pytest_netcapture.engine.layers.postgresql_play import refuse
 from pytest_netcapture.engine.layers.postgresql_session import (
     Portal,
@@ -26,7 +26,8 @@ from pytest_netcapture.engine.layers.postgresql_session import (
 )
 from pytest_netcapture.flows import FlowError, SqlFlow
 from pytest_netcapture.postgresql_answers import packed
-from pytest_netcapture.postgresql_messages import LIMIT, Content, Splitter, Unreadable, message
+from pytest_netcapture.postgresql_messages import Content, Splitter, message
+from pytest_netcapture.unreadable import LIMIT, Unreadable
 
 _ENDS = {b"P": b"1", b"B": b"2", b"C": b"3", b"D": b"Tn", b"E": b"CIs", b"S": b"Z"}
 """The server's messages that complete a step."""
@@ -136,7 +137,7 @@ class WatchedPostgresql:
                 self._context.unlike(flow, Miss(MissKind.NEVER, _LIVE))
             refuse(self._context, flow)
             return
-        asked(self._context, flow)
+        notices.asked(self._context, flow)
         self._steps.append(step)
 
     def _add(self, step: Step) -> None:
@@ -180,7 +181,7 @@ class WatchedPostgresql:
     def _heard(self, kind: bytes, content: bytes) -> None:
         step = self._steps[0] if self._steps else None
         if kind == b"A" and (step is None or step.flow is None):
-            heard(self._context, self._session, content)
+            notices.heard(self._context, self._session.notification(self._context, content))
         elif kind in (b"N", b"S", b"A"):
             if step is not None:
                 self._note(step.flow, kind, content)
