@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_netcapture.cassettes.nearest import readable
 from pytest_netcapture.cassettes.records import ServiceRecord, to_flow
-from pytest_netcapture.flows import Body, ServiceFlow, SqlFlow
+from pytest_netcapture.flows import Body, RedisFlow, ServiceFlow, SqlFlow
 
 _ROWS = 10
 _LINES = 20
@@ -14,12 +14,15 @@ def service_title(record: ServiceRecord, place: str) -> str:
     """Return who asked which server, and what came of it."""
     flow = _flow(record)
     who = f" {record.session}" if record.session else ""
-    return f"{record.service} {place}{who} {record.step} -> {flow.told}"
+    told = "" if isinstance(flow, RedisFlow) else f" -> {flow.told}"
+    return f"{record.service} {place}{who} {record.step}{told}"
 
 
 def service_lines(record: ServiceRecord) -> list[str]:
     """Return what was asked and answered, a value or a row a line."""
     flow = _flow(record)
+    if isinstance(flow, RedisFlow):
+        return [f"  {flow.asked}", f"  < {flow.told}"]
     lines = [f"  {line}" for line in record.question.splitlines()[:_LINES]]
     values = flow.parameters if isinstance(flow, SqlFlow) else flow.values
     lines += [f"  ${number} = {_shown(value)}" for number, value in enumerate(values, 1)]

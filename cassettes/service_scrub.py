@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from pytest_netcapture.postgresql_messages import Content, Unreadable, message, split
+from pytest_netcapture.postgresql_messages import Content, message, split
+from pytest_netcapture.redis_messages import rewritten
+from pytest_netcapture.unreadable import Unreadable
 
 Scrub: TypeAlias = Callable[[bytes], bytes]
 
@@ -69,4 +71,7 @@ def _row(values: list[bytes | None]) -> bytes:
     return b"".join(parts)
 
 
-_REWRITES: dict[str, Callable[[bytes, Scrub], bytes]] = {"postgresql": _postgresql}
+_REWRITES: dict[str, Callable[[bytes, Scrub], bytes]] = {
+    "postgresql": _postgresql,
+    "redis": rewritten,
+}

@@ -30,6 +30,7 @@ from pytest_netcapture.flows import (
     HttpFlow,
     Origin,
     Problem,
+    RedisFlow,
     SqlFlow,
     TcpFlow,
     TlsFailure,
@@ -112,6 +113,11 @@ class Netcapture:
     def sql(self) -> View[SqlFlow]:
         """Return the statements that were executed."""
         return View(self._source.flows, name="sql", kind=SqlFlow, keep=_is_statement)
+
+    @property
+    def redis(self) -> View[RedisFlow]:
+        """Return the commands to Redis, and the messages of subscriptions."""
+        return View(self._source.flows, name="redis", kind=RedisFlow, keep=_is_command)
 
     @property
     def dns(self) -> DnsView:
@@ -285,6 +291,10 @@ def _check_count(value: object, place: str) -> None:
 
 def _is_statement(flow: Flow) -> bool:
     return isinstance(flow, SqlFlow) and flow.step in ("query", "execute")
+
+
+def _is_command(flow: Flow) -> bool:
+    return isinstance(flow, RedisFlow) and flow.step in ("command", "message")
 
 
 def _is_blocked(flow: Flow) -> bool:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from pytest_netcapture import redis_messages
 from pytest_netcapture.grpc_messages import Fields, fields_of, split
 
 Address: TypeAlias = tuple[str, int]
@@ -723,7 +724,37 @@ def _sql(_flow: SqlFlow) -> SqlReader:
     return postgresql_answers
 
 
-SERVICES: dict[str, type[ServiceFlow]] = {"postgresql": SqlFlow}
+class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
+    """A command and its reply, or a message; `step` is command, connect or message."""
+
+    protocol: ClassVar[str] = "redis"
+
+    @property
+    def command(self) -> str:
+        """Return the command's name, in upper case."""
+        return self.question
+
+    @property
+    def arguments(self) -> list[Any]:
+        """Return what follows the name: text, or bytes that are none."""
+        return [redis_messages.shown(value or b"") for value in self.values]
+
+    @property
+    def reply(self) -> Any:
+        """Return the reply as Python's value; a `redis_messages.ReplyError` for an error."""
+        replies = [redis_messages.parse(value) for value in redis_messages.values(self.answer)]
+        return replies[0] if len(replies) == 1 else replies
+
+    @property
+    def asked(self) -> str:
+        return " ".join([self.question, *(str(one) for one in self.arguments)])
+
+    @property
+    def told(self) -> str:
+        return str(self.reply)
+
+
+SERVICES: dict[str, type[ServiceFlow]] = {"postgresql": SqlFlow, "redis": RedisFlow}
 
 
 def service_flow(service: str, **fields: Any) -> ServiceFlow:
@@ -741,6 +772,7 @@ AnyFlow: TypeAlias = (
     | TlsFailure
     | ServiceFlow
     | SqlFlow
+    | RedisFlow
 )
 
 

@@ -10,7 +10,6 @@ from pytest_netcapture.postgresql_messages import (
     TEXT,
     Column,
     Content,
-    Unreadable,
     error_fields,
     shown_value,
     split,
@@ -18,6 +17,7 @@ from pytest_netcapture.postgresql_messages import (
 from pytest_netcapture.postgresql_messages import (
     columns as columns_of,
 )
+from pytest_netcapture.unreadable import Unreadable
 
 
 def parameters(flow: SqlFlow) -> list[Any]:

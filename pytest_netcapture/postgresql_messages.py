@@ -14,18 +14,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
-LIMIT = 1 << 24
-"""Bytes of one message, and of one exchange, above which it is not kept."""
+from pytest_netcapture.unreadable import LIMIT, Unreadable
 
 _LENGTH = struct.Struct(">i")
 TEXT, BINARY = 0, 1
 
 BOOL, BYTEA, INT8, INT2, INT4, FLOAT4, FLOAT8, UUID_ = 16, 17, 20, 21, 23, 700, 701, 2950
 _TEXTS = frozenset((18, 19, 25, 114, 142, 1042, 1043))
-
-
-class Unreadable(Exception):
-    """It is no message of this protocol, or too large; the argument says why."""
 
 
 class Splitter:

@@ -43,6 +43,7 @@ FIXTURE = {
     "passthrough",
     "popen",
     "publish",
+    "redis",
     "run",
     "sql",
     "tcp",

@@ -11,6 +11,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,22 +102,29 @@ def _wait_for(server: Running, log: Path, ready: Callable[[], bool]) -> None:
     raise RuntimeError(f"{server.process.args!r} does not answer: {log.read_text()[-2000:]}")
 
 
-def own(folder: Path, user: str | None) -> None:
-    """Let `user` work in `folder`, and reach it."""
+@contextlib.contextmanager
+def workplace(user: str | None) -> Iterator[Path]:
+    """A folder that `user` can reach, which those that pytest makes are not."""
+    folder = Path(tempfile.mkdtemp(prefix="ci-", dir="/tmp"))
+    folder.chmod(0o755)
     if user:
         shutil.chown(folder, user)
-        for parent in (folder, *folder.parents):
-            if parent.stat().st_uid == os.geteuid() or parent == folder:
-                parent.chmod(parent.stat().st_mode | 0o111)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def postgresql(
-    folder: Path, *, auth: str = "scram-sha-256", certificate: str = ""
-) -> Iterator[Running]:
+def postgresql(*, auth: str = "scram-sha-256", certificate: str = "") -> Iterator[Running]:
     """PostgreSQL with the role `app` and the database `shop`; TLS with a PEM file of chain and key."""
-    user, port = plain_user("postgres"), free_port()
-    own(folder, user)
+    user = plain_user("postgres")
+    with workplace(user) as folder:
+        yield from _postgresql(folder, user, auth, certificate)
+
+
+def _postgresql(folder: Path, user: str | None, auth: str, certificate: str) -> Iterator[Running]:
+    port = free_port()
     initdb = program("initdb", "usr/lib/postgresql/*/bin/initdb")
     data, password = folder / "data", folder / "password"
     password.write_text(PASSWORD)
@@ -124,8 +132,6 @@ def postgresql(
     options = ["--username=app", f"--auth={auth}", f"--pwfile={password}", "--no-sync"]
     environment = os.environ | {"LC_ALL": "C.UTF-8"}
     command = [initdb, *options, f"--pgdata={data}"]
-    if auth == "md5":
-        command += ["--set=password_encryption=md5"]
     subprocess.run(
         command, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder, env=environment
     )
@@ -153,3 +159,16 @@ def postgresql(
 
     with running(command, folder, port, user=user, ready=ready) as server:
         yield server
+
+
+@contextlib.contextmanager
+def redis(*, password: str = "") -> Iterator[Running]:
+    """Redis without a disk."""
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    if password:
+        options += ["--requirepass", password]
+    with workplace(None) as folder:
+        command = [program("redis-server"), *options, "--dir", str(folder)]
+        with running(command, folder, port) as server:
+            yield server

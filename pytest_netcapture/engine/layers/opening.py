@@ -14,6 +14,7 @@ from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
+from pytest_netcapture.engine.layers.redis import redis_layer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
@@ -21,6 +22,7 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP1: Http1Layer,
     Guess.HTTP2: Http2Layer,
     Guess.POSTGRESQL: PostgresqlLayer,
+    Guess.REDIS: redis_layer,
 }
 
 SERVER_FIRST = "the server spoke first"

@@ -25,7 +25,8 @@ from pytest_netcapture.engine.layers.postgresql_session import (
 )
 from pytest_netcapture.engine.layers.postgresql_watch import WatchedPostgresql
 from pytest_netcapture.flows import FlowError, Origin
-from pytest_netcapture.postgresql_messages import Unreadable, error_response
+from pytest_netcapture.postgresql_messages import error_response
+from pytest_netcapture.unreadable import Unreadable
 
 _REFUSED = b"N"
 

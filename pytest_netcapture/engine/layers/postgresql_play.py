@@ -14,22 +14,18 @@ from __future__ import annotations
 import itertools
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
-from pytest_netcapture.engine.layers import postgresql_notices as notices
+from pytest_netcapture.engine.layers import notices
 from pytest_netcapture.engine.layers.layer import Context, Deny, Ignoring, Play
 from pytest_netcapture.engine.layers.postgresql_session import (
     Portal,
     Session,
     Statement,
+    channel_of,
     query_text,
 )
 from pytest_netcapture.flows import FlowError, Origin, ServiceFlow, SqlFlow
-from pytest_netcapture.postgresql_messages import (
-    Splitter,
-    Unreadable,
-    error_response,
-    message,
-    split,
-)
+from pytest_netcapture.postgresql_messages import Splitter, error_response, message, split
+from pytest_netcapture.unreadable import Unreadable
 
 _IDLE, _IN_TRANSACTION, _FAILED = b"I", b"T", b"E"
 _AUTHENTICATED = message(b"R", bytes(4))
@@ -64,7 +60,7 @@ class PlayedPostgresql(Ignoring):
         self._sent: list[bytes] = []
         self._channels: dict[str, list[ServiceFlow]] = {}
         self._over = False
-        self.place = (context.endpoint.host, context.endpoint.port)
+        self.place = notices.place_of(context)
 
     def begin(self, flow: SqlFlow, play: Play) -> None:
         """Let the client in, or turn it away as it was."""
@@ -118,18 +114,22 @@ class PlayedPostgresql(Ignoring):
         elif kind == b"X":
             self._over = True
             self._context.close()
-        elif kind in (b"S", b"H"):
-            batch, self._batch = self._batch, []
-            for index, (one, its) in enumerate(batch):
-                if not self._skipping:
-                    self._step(one, its, batch[index + 1 :])
-            if kind == b"S" and self._copy is None:
-                self._skipping = False
-                self._ready()
         elif kind in b"PBDEC":
             self._batch.append((kind, content))
-        elif kind not in b"pdcf":
+        elif kind in b"SHdcf":
+            self._process()
+            if self._copy is not None:
+                self._copied(kind, content)
+            elif kind == b"S":
+                self._ready()
+        elif kind != b"p":
             raise Unreadable(f"the client's message {kind!r} is not known")
+
+    def _process(self) -> None:
+        batch, self._batch = self._batch, []
+        for index, (kind, content) in enumerate(batch):
+            if not self._skipping:
+                self._step(kind, content, batch[index + 1 :])
 
     def _step(self, kind: bytes, content: bytes, later: list[tuple[bytes, bytes]]) -> None:
         session = self._session
@@ -225,9 +225,9 @@ class PlayedPostgresql(Ignoring):
             self._flush()
             self._fail(play.error)
             return
-        channel = notices.channel_of(flow.question)
+        channel = channel_of(flow.question)
         if channel and b"C" in _kinds(flow):
-            self._listen(channel)
+            self._listen(channel, flow.scope)
         notices.played(self._context, flow)
 
     def _refuse(self, flow: SqlFlow, text: str = _REFUSAL) -> None:
@@ -275,11 +275,11 @@ class PlayedPostgresql(Ignoring):
 
     # ── notifications ────────────────────────────────────────────────────────────────────────
 
-    def _listen(self, channel: str) -> None:
+    def _listen(self, channel: str, scope: int) -> None:
         waiting = self._channels.setdefault(channel, [])
         while True:
             flow = self._session.flow(self._context, "notification", channel)
-            flow.notes["quiet"] = b"1"
+            flow.notes["quiet"], flow.scope = b"1", scope
             decision = self._context.decide(flow)
             if not isinstance(decision, Play) or decision.exchange is None:
                 break
@@ -287,7 +287,7 @@ class PlayedPostgresql(Ignoring):
         notices.listeners.add(self)
 
     def notify(self, after: bytes) -> None:
-        """Give out what came after the statement with this digest, and what came with it."""
+        """Give out what came after the exchange with this digest."""
         for channel, waiting in self._channels.items():
             while waiting and waiting[0].notes.get("after") == after:
                 recorded = waiting.pop(0)

@@ -7,17 +7,20 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 
 from pytest_netcapture.engine.layers.layer import Context
 from pytest_netcapture.flows import SqlFlow
 from pytest_netcapture.postgresql_answers import packed
-from pytest_netcapture.postgresql_messages import Content, Unreadable, described
+from pytest_netcapture.postgresql_messages import Content, described, message
+from pytest_netcapture.unreadable import Unreadable
 
 SERVICE = "postgresql"
 CANCEL, SSL, GSS = 80877102, 80877103, 80877104
 _VERSION_3 = 3
+_LISTEN = re.compile(r'(?i)\s*LISTEN\s+(?:"((?:[^"]|"")+)"|(\w+))')
 _HEAD = struct.Struct(">ii")
 _LONGEST_START = 10_000
 """MAX_STARTUP_PACKET_LENGTH of the server."""
@@ -121,10 +124,12 @@ class Session:
         (self._statements if kind == b"S" else self._portals).pop(name, None)
 
     def target(self, content: bytes) -> Statement | Portal:
-        """Return what a Describe is about."""
+        """Return what a Describe is about; a cursor that SQL declared is a statement."""
         fields = Content(content)
         kind, name = fields.take(1), fields.string()
-        return self.statement(name) if kind == b"S" else self.portal(name)
+        if kind == b"S":
+            return self.statement(name)
+        return self._portals.get(name) or self.portal(name).statement
 
     def executed(self, content: bytes) -> Portal:
         return self.portal(Content(content).string())
@@ -136,6 +141,14 @@ class Session:
     def portal(self, name: str) -> Portal:
         return self._portals.get(name) or Portal(Statement(f"FETCH FROM {name}"), [], [], [])
 
+    def notification(self, context: Context, content: bytes) -> SqlFlow:
+        """Return the flow of a NotificationResponse that came by itself."""
+        fields = Content(content)
+        fields.number(4)
+        flow = self.flow(context, "notification", fields.string())
+        flow.answer = message(b"A", content)
+        return flow
+
     def function(self, context: Context, content: bytes) -> SqlFlow:
         """Return the flow of a FunctionCall, which large objects use."""
         fields = Content(content)
@@ -143,6 +156,15 @@ class Session:
         flow.notes["formats"] = packed(fields.numbers(2))
         flow.values, flow.form = fields.values(), str(fields.number(2))
         return flow
+
+
+def channel_of(statement: str) -> str:
+    """Return the channel of a LISTEN, "" for any other statement."""
+    match = _LISTEN.match(statement)
+    if match is None:
+        return ""
+    quoted, plain = match.groups()
+    return quoted.replace('""', '"') if quoted else plain.lower()
 
 
 def query_text(content: bytes) -> str:

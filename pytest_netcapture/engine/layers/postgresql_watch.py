@@ -14,8 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.engine.layers import notices
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward
-from pytest_netcapture.engine.layers.postgresql_notices import heard, settled
 from pytest_netcapture.engine.layers.postgresql_play import refuse
 from pytest_netcapture.engine.layers.postgresql_session import (
     Portal,
@@ -26,7 +26,8 @@ from pytest_netcapture.engine.layers.postgresql_session import (
 )
 from pytest_netcapture.flows import FlowError, SqlFlow
 from pytest_netcapture.postgresql_answers import packed
-from pytest_netcapture.postgresql_messages import LIMIT, Content, Splitter, Unreadable, message
+from pytest_netcapture.postgresql_messages import Content, Splitter, message
+from pytest_netcapture.unreadable import LIMIT, Unreadable
 
 _ENDS = {b"P": b"1", b"B": b"2", b"C": b"3", b"D": b"Tn", b"E": b"CIs", b"S": b"Z"}
 """The server's messages that complete a step."""
@@ -82,8 +83,13 @@ class WatchedPostgresql:
         self._context.to_server(data)
 
     def _said(self, kind: bytes, content: bytes) -> None:
-        if self._copying is not None and kind in (b"d", b"c", b"f", b"S", b"H"):
-            self._copied(kind, content)
+        if kind == b"d":
+            self._keep(len(content))
+            self._rows.append(content)
+        elif kind in (b"c", b"f"):
+            self._sent(kind)
+        elif self._copying is not None and kind in (b"S", b"H"):
+            pass  # ignored by a server that awaits rows
         elif kind == b"Q":
             flow = self._session.flow(self._context, "query", query_text(content))
             self._ask(Step(kind, flow))
@@ -106,7 +112,7 @@ class WatchedPostgresql:
         elif kind == b"C":
             self._session.close(content)
             self._add(Step(kind))
-        elif kind not in (b"H", b"X", b"p", b"d", b"c", b"f"):
+        elif kind not in (b"H", b"X", b"p"):
             raise Unreadable(f"the client's message {kind!r} is not known")
 
     def _describe(self, content: bytes) -> None:
@@ -131,6 +137,7 @@ class WatchedPostgresql:
                 self._context.unlike(flow, Miss(MissKind.NEVER, _LIVE))
             refuse(self._context, flow)
             return
+        notices.asked(self._context, flow)
         self._steps.append(step)
 
     def _add(self, step: Step) -> None:
@@ -141,15 +148,23 @@ class WatchedPostgresql:
         """Tell whether the server skips what comes now, since there was an error."""
         return self._failed and not any(step.kind == b"S" for step in self._steps)
 
-    def _copied(self, kind: bytes, content: bytes) -> None:
-        flow = self._copying
-        assert flow is not None
-        if kind == b"d":
-            self._keep(len(content))
-            self._rows.append(content)
-        elif kind in (b"c", b"f"):
-            self._copying = None
+    def _sent(self, kind: bytes) -> None:
+        """Take note that all rows of a COPY are sent, maybe before the server has asked."""
+        flow, self._copying = self._copying, None
+        if flow is None:
+            self._steps.append(Step(kind))
+        else:
             flow.sent, self._rows = b"".join(self._rows), []
+
+    def _go_on(self, step: Step) -> None:
+        """Take note that the server asks for the rows of a COPY."""
+        later = list(self._steps)[1:]
+        done = next((i for i, one in enumerate(later) if one.kind in (b"c", b"f")), None)
+        self._copying = step.flow
+        self._steps = deque([step])
+        if done is not None:
+            self._sent(later[done].kind)
+            self._steps += later[done + 1 :]
 
     # ── the server ───────────────────────────────────────────────────────────────────────────
 
@@ -166,7 +181,7 @@ class WatchedPostgresql:
     def _heard(self, kind: bytes, content: bytes) -> None:
         step = self._steps[0] if self._steps else None
         if kind == b"A" and (step is None or step.flow is None):
-            heard(self._context, self._session, content)
+            notices.heard(self._context, self._session.notification(self._context, content))
         elif kind in (b"N", b"S", b"A"):
             if step is not None:
                 self._note(step.flow, kind, content)
@@ -200,9 +215,7 @@ class WatchedPostgresql:
         if step.kind in (b"Q", b"F", b"E") or (step.statement and step.kind == b"D"):
             self._note(step.flow, kind, content)
         if kind == b"G":
-            self._copying = step.flow
-            while self._steps[-1] is not step:  # a Sync that was sent with it is ignored
-                self._steps.pop()
+            self._go_on(step)
         if kind in _ENDS.get(step.kind, b"") and kind:
             self._steps.popleft()
             if step.flow is not None:
@@ -253,13 +266,16 @@ class WatchedPostgresql:
         if step.flow is not None:
             self._done.append(step.flow)
         self._failed, self._copying = False, None
+        while self._steps and self._steps[0].kind in (b"c", b"f"):
+            self._steps.popleft()
+        if not self._steps:
+            self._rows = []
         done, self._done = self._done, []
         if not any(one.kind in (b"P", b"D", b"E") for one in self._steps):
             done += self._only_prepared()
         for flow in done:
             flow.notes["status"] = content
             self._record(flow)
-            settled(self._context, flow)
 
     def _only_prepared(self) -> list[SqlFlow]:
         """Return flows for statements that were neither described nor executed since."""

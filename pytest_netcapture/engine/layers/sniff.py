@@ -7,13 +7,15 @@
    target (RFC 9112 §3) the line must end in HTTP/1.x, which tells SMTP, Redis, SSH or FTP apart.
 4. Waiting for more could hang a client that waits for an answer, so "more" is said only to what
    begins like a request: a lone "hello" is unknown at once.
-5. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
+5. Redis is an array of strings, as all its clients write commands.
+6. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
    with two NULs and has not eight bytes is waited for.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from dataclasses import dataclass
 
@@ -39,6 +41,9 @@ _ECDSA_SUITES = frozenset(
 _POSTGRESQL_HEAD = struct.Struct(">II")
 _POSTGRESQL_CODES = range(80877102, 80877105)
 """CancelRequest, SSLRequest, GSSENCRequest."""
+_ARRAY = ord("*")
+_REDIS_COMMAND = re.compile(rb"\*[1-9]\d{0,6}\r\n\$\d")
+_REDIS_BEGINNING = re.compile(rb"\*([1-9]\d{0,6}(\r(\n\$?)?)?)?")
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _METHODS = frozenset(
@@ -57,6 +62,7 @@ class Guess(enum.Enum):
     HTTP1 = "http1"
     HTTP2 = "http2"
     POSTGRESQL = "postgresql"
+    REDIS = "redis"
     UNKNOWN = "unknown"
 
 
@@ -100,6 +106,8 @@ def sniff(data: bytes) -> Guess:
         return _sniff_tls(data)
     if data.startswith(_PREFACE[:4]) or _PREFACE.startswith(data):
         return _sniff_preface(data)
+    if data[0] == _ARRAY:
+        return _sniff_redis(data)
     if data[0] == 0:
         return _sniff_postgresql(data)
     return _sniff_http(data)
@@ -254,12 +262,19 @@ def _sniff_preface(data: bytes) -> Guess:
 
 
 def _sniff_postgresql(data: bytes) -> Guess:
-    """Tell a start-up by its length, at most 10000, and its code (rule 5)."""
+    """Tell a start-up by its length, at most 10000, and its code (rule 6)."""
     if len(data) < _POSTGRESQL_HEAD.size:
         return Guess.MORE if data[:2] == b"\0\0"[: len(data)] else Guess.UNKNOWN
     length, code = _POSTGRESQL_HEAD.unpack_from(data)
     known = code >> 16 == 3 or code in _POSTGRESQL_CODES
     return Guess.POSTGRESQL if 8 <= length <= 10_000 and known else Guess.UNKNOWN
+
+
+def _sniff_redis(data: bytes) -> Guess:
+    """Tell a command by how it begins: an array, its length, a string."""
+    if _REDIS_COMMAND.match(data):
+        return Guess.REDIS
+    return Guess.MORE if _REDIS_BEGINNING.fullmatch(data) else Guess.UNKNOWN
 
 
 def _sniff_http(data: bytes) -> Guess:
