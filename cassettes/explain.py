@@ -51,7 +51,7 @@ def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
 def explain_raw(shelf: Shelf, kind: str, names: list[str], port: int) -> Miss:
     """Say that no conversation with a place that a client has one with can be played."""
     for name in names:
-        if why := shelf.opaque.get((name, port)):
+        if why := shelf.opaque.get((kind, name, port)):
             reason = f"what was said was not recorded: {why}"
             return Miss(MissKind.NEVER, reason, advice="let the test reach its server")
     reason = f"never recorded: no {kind.upper()} conversation with {names[0]}:{port}"

@@ -195,7 +195,7 @@ def _raw_record(flow: TcpFlow | UdpFlow, outgoing: BodyRef, incoming: BodyRef) -
         "port": flow.port,
         "address": flow.address[0] if flow.address else "",
         "error": flow.error,
-        "reason": flow.reason if isinstance(flow, TcpFlow) else "",
+        "reason": flow.reason,
         "sent": flow.sent if counts else 0,
         "received": flow.received if counts else 0,
         "process": flow.process.name,
@@ -264,8 +264,8 @@ def _connection(
 ) -> AnyFlow:
     address = (record.address, record.port) if record.address else None
     if isinstance(record, RawRecord):
-        kept = ("host", "port", "error", "sent", "received", "turns", "masks", "echoes")
-        own = ("sni", "reason") if isinstance(record, TcpRecord) else _DATAGRAMS
+        kept = ("host", "port", "error", "reason", "sent", "received", "turns", "masks", "echoes")
+        own = ("sni",) if isinstance(record, TcpRecord) else _DATAGRAMS
         kind = TcpFlow if isinstance(record, TcpRecord) else UdpFlow
         return kind(
             **{name: getattr(record, name) for name in (*kept, *own)},

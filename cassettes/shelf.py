@@ -71,7 +71,7 @@ class Shelf:
         self._names_of: dict[str, set[str]] = {}
         self._conversations: dict[tuple[str, str, int], list[Recording]] = {}
         self.conversations: list[Recording] = []
-        self.opaque: dict[tuple[str, int], str] = {}
+        self.opaque: dict[tuple[str, str, int], str] = {}
         """Why what was said with a place was not kept."""
         self.exchanges: list[Recording] = []
         self.failures: list[Recording] = []
@@ -113,20 +113,26 @@ class Shelf:
         names = {without_tags(name) for name in (peek.host, sni) if name}
         self.hosts |= names
         names |= {peek.address} if peek.address else set()
-        if isinstance(peek, (PeekTcp, PeekUdp)) and _is_playable(peek.turns):
-            kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
-            recording.early = not peek.turns[0].sent
-            self.conversations.append(recording)
-            for name in names:
-                self._conversations.setdefault((kind, name, peek.port), []).append(recording)
-        if isinstance(peek, PeekTcp) and peek.reason and not (peek.turns or peek.error):
-            self.opaque |= {(name, peek.port): peek.reason for name in names}
+        if isinstance(peek, (PeekTcp, PeekUdp)):
+            self._add_conversation(peek, recording, names)
         if isinstance(peek, PeekTcp) and peek.error and not peek.turns:
             self.failures.append(recording)
             for name in names:
                 self._failures.setdefault((name, peek.port), Queue()).recordings.append(recording)
         else:
             self.places |= {(name, peek.port) for name in names}
+
+    def _add_conversation(
+        self, peek: PeekTcp | PeekUdp, recording: Recording, names: set[str]
+    ) -> None:
+        kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
+        if _is_playable(peek.turns):
+            recording.early = not peek.turns[0].sent
+            self.conversations.append(recording)
+            for name in names:
+                self._conversations.setdefault((kind, name, peek.port), []).append(recording)
+        elif peek.reason and not peek.turns:
+            self.opaque |= {(kind, name, peek.port): peek.reason for name in names}
 
     def find(self, line: Line, rest: Rest) -> Queue | None:
         """Return the queue of a key."""

@@ -129,6 +129,7 @@ class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp"):
     host: str
     port: int
     address: str = ""
+    reason: str = ""
     turns: list[Turn] = []
 
 

@@ -452,7 +452,7 @@ def _worth_recording(flow: AnyFlow) -> bool:
     """Leave out what did not come from the network, and loopback connections left alone."""
     if flow.origin is not Origin.LIVE:
         return False
-    return not (isinstance(flow, TcpFlow) and flow.reason == "loopback" and flow.error is None)
+    return not (isinstance(flow, RawFlow) and flow.reason == "loopback" and flow.error is None)
 
 
 def _bodies_exist(flow: AnyFlow) -> bool:

@@ -497,12 +497,14 @@ class RawMessage(msgspec.Struct, frozen=True):
 class RawFlow(Flow, kw_only=True, omit_defaults=True):
     """A conversation as bytes: what TCP and UDP flows share.
 
+    `reason` says why it was not decoded, or is "loopback" for what was left alone.
     `sent` and `received` count bytes, from the client's side; `outgoing` and `incoming` are the
     bytes, `turns` their order. There are none of what is opaque (TLS, QUIC) or left alone.
     `masks` are (start, end) of outgoing bytes that vary by themselves, `echoes` (place in incoming,
     place in outgoing, length) of bytes that the server says again.
     """
 
+    reason: str = ""
     sent: int = 0
     received: int = 0
     outgoing: Body = msgspec.field(default_factory=Body)
@@ -550,12 +552,10 @@ class RawFlow(Flow, kw_only=True, omit_defaults=True):
 class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
     """A connection whose content is not decoded.
 
-    `sni` names the server of an opaque TLS connection; `reason` says why it was not decoded, or
-    is "loopback" for a connection that was left alone.
+    `sni` names the server of an opaque TLS connection.
     """
 
     sni: str = ""
-    reason: str = ""
 
     protocol: ClassVar[str] = "tcp"
 
