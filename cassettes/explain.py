@@ -36,13 +36,17 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
     return _unlike(flow, differing)
 
 
-def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
+def explain_dns(cassette: Cassette, name: str, rtype: str, server: str) -> Miss:
     if early := without_looking(cassette):
         return early
     types = cassette.shelf.dns_types.get(name)
     if not types:
         return Miss(MissKind.NEVER, f"never recorded: {name} was not asked for", advice=_RECORD)
     known = ", ".join(sorted(types))
+    if rtype in types:
+        whom = server or "a server of resolv.conf"
+        reason = f"never recorded: {whom} was not asked for {name} {rtype}, but another was"
+        return Miss(MissKind.NEVER, reason, advice=_RECORD)
     return Miss(
         MissKind.NEVER, f"never recorded: {name} was asked for {known}, not {rtype}", advice=_RECORD
     )

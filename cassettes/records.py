@@ -95,6 +95,11 @@ class DnsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="dns")
     answers: list[DnsAnswer] = []
     error: FlowError | None = None
     process: str = ""
+    authority: list[DnsAnswer] = []
+    additional: list[DnsAnswer] = []
+    server: str = ""
+    transport: str = "udp"
+    truncated: bool = False
 
 
 class RawRecord(msgspec.Struct, omit_defaults=True):
@@ -180,7 +185,8 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
         return WebSocketRecord(*exchange, messages)
     if isinstance(flow, DnsFlow):
         name = flow.name.lower().rstrip(".") or "."
-        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
+        how = (flow.authority, flow.additional, flow.server, flow.transport, flow.truncated)
+        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process, *how)
     if isinstance(flow, RawFlow):
         return _raw_record(flow, request_body, response_body)
     return TlsRecord(
@@ -238,6 +244,11 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             type=record.type,
             rcode=record.rcode,
             answers=record.answers,
+            authority=record.authority,
+            additional=record.additional,
+            server=record.server,
+            transport=record.transport,
+            truncated=record.truncated,
         )
     return _connection(record, process, request_body, response_body)
 

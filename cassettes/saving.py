@@ -133,13 +133,13 @@ def in_order(recordings: list[Recording]) -> list[Recording]:
 
 
 def order_key(record: AnyRecord) -> tuple[str, int, int, str, str, str, str]:
-    """Return (host, dns < connection < http, port, path, query, method, body)."""
+    """Return (host, dns < connection < http, port, path, query, method, body), or the like."""
     if isinstance(record, HttpRecord):
         request = record.request
         path, query = split_target(request.target)
         return request.host, 2, request.port, path, query, request.method, request.body.id
     if isinstance(record, DnsRecord):
-        return record.name, 0, 0, record.type, "", "", ""
+        return record.name, 0, 0, record.type, record.server, record.transport, ""
     kind = str(record.__struct_config__.tag)
     return record.host, 1, record.port, kind, record.address, "", ""
 

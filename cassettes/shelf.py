@@ -58,6 +58,10 @@ class Queue:
         recording.played += 1
         return recording
 
+    def again(self) -> Recording:
+        """Return what was returned last."""
+        return self.recordings[min(self.position, len(self.recordings)) - 1]
+
 
 class Shelf:
     """Everything that a loaded cassette can play."""
@@ -66,7 +70,7 @@ class Shelf:
         self._matcher = matcher
         self._lines: dict[Line, list[Recording]] = {}
         self._groups: dict[Line, dict[Rest, Queue]] = {}
-        self._dns: dict[tuple[str, str], Queue] = {}
+        self._dns: dict[tuple[str, str, str, bool], Queue] = {}
         self._failures: dict[tuple[str, int], Queue] = {}
         self._names_of: dict[str, set[str]] = {}
         self._conversations: dict[tuple[str, str, int], list[Recording]] = {}
@@ -98,7 +102,8 @@ class Shelf:
             self.hosts.add(host)
         elif isinstance(peek, PeekDns):
             name = without_tags(peek.name)
-            self._dns.setdefault((name, peek.type), Queue()).recordings.append(recording)
+            key = (name, peek.type, peek.server, peek.transport == "udp")
+            self._dns.setdefault(key, Queue()).recordings.append(recording)
             self.dns_types.setdefault(name, set()).add(peek.type)
             self.hosts.add(name)
             for answer in peek.answers:
@@ -154,9 +159,21 @@ class Shelf:
         if queue and recording in queue.recordings[queue.position : queue.position + 1]:
             queue.position += 1
 
-    def dns(self, name: str, rtype: str) -> Recording | None:
-        queue = self._dns.get((name, rtype))
-        return queue.next(Repeat.LAST) if queue else None
+    def dns(
+        self, name: str, rtype: str, server: str = "", transport: str = "udp"
+    ) -> Recording | None:
+        """Return the next answer; of the other transport if there is none of this one.
+
+        Who asks again over TCP does so since the answer was large: it is the same one.
+        """
+        udp = transport == "udp"
+        queue = self._dns.get((name, rtype, server, udp))
+        if queue is not None:
+            return queue.next(Repeat.LAST)
+        other = self._dns.get((name, rtype, server, not udp))
+        if other is None:
+            return None
+        return other.again() if other.position and not udp else other.next(Repeat.LAST)
 
     def failure(self, names: Iterable[str], port: int, repeat: Repeat) -> FlowError | None:
         """Return how the next connection to a place known by any of `names` fails."""

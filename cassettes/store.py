@@ -234,12 +234,15 @@ class Cassette:
         """Return what is to be said, and expected, on a recorded WebSocket."""
         return Conversation(flow, self._scrubber.message)
 
-    def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
+    def play_dns(
+        self, name: str, rtype: str, server: str = "", transport: str = "udp"
+    ) -> DnsFlow | Miss:
         """Return the recorded answer; the last one again when all were given."""
         name = self._known_as(name)
-        recording = self._shelf.dns(name, rtype.upper()) if self.can_play else None
+        asked = (name, rtype.upper(), server, transport)
+        recording = self._shelf.dns(*asked) if self.can_play else None
         if recording is None:
-            return explain_dns(self, name, rtype.upper())
+            return explain_dns(self, name, rtype.upper(), server)
         flow = recording.flow()
         assert isinstance(flow, DnsFlow)
         self.played += 1
@@ -268,6 +271,10 @@ class Cassette:
 
     def _known(self, names: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(self._known_as(name) for name in names if name))
+
+    def asked_for(self, name: str) -> bool:
+        """Tell whether any question for a name was recorded."""
+        return self._known_as(name) in self._shelf.dns_types
 
     def connection_error(
         self, host: str, names: tuple[str, ...], address: str, port: int
@@ -428,8 +435,9 @@ class Cassette:
             pieces = source.content(r.body) if r.body.size <= WHOLE else source.pieces(r.body)
             return (*line, self._matcher.rest(Headers(r.headers), pieces))
         flow = recording.outline()
-        kind = flow.type if isinstance(flow, DnsFlow) else flow.protocol
-        return flow.host, flow.port, kind, flow.address
+        if isinstance(flow, DnsFlow):
+            return flow.host, flow.type, flow.server, flow.transport == "udp"
+        return flow.host, flow.port, flow.protocol, flow.address
 
     def discard(self) -> None:
         """Drop what was recorded and not saved, and its journal."""

@@ -458,12 +458,22 @@ class DnsAnswer(msgspec.Struct, frozen=True):
 
 
 class DnsFlow(Flow, kw_only=True, omit_defaults=True, tag="dns"):
-    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ..."""
+    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ...
+
+    `authority` and `additional` are the other sections of the message (RFC 1035 §4.1). `server` is
+    the one that was asked, if it is not of resolv.conf; `transport` is udp, tcp or tls
+    (RFC 7858). A `truncated` answer says to ask again over TCP.
+    """
 
     name: str
     type: str
     rcode: str = ""
     answers: list[DnsAnswer] = []
+    authority: list[DnsAnswer] = []
+    additional: list[DnsAnswer] = []
+    server: str = ""
+    transport: str = "udp"
+    truncated: bool = False
 
     protocol: ClassVar[str] = "dns"
 

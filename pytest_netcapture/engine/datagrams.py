@@ -15,6 +15,7 @@ from pytest_netcapture.engine import pipeline
 from pytest_netcapture.engine.attribution import UDP, Owner
 from pytest_netcapture.engine.datagram_exchange import DatagramExchange
 from pytest_netcapture.engine.dialer import is_loopback
+from pytest_netcapture.engine.dns_asking import Asked, Unanswered
 from pytest_netcapture.flows import UdpFlow
 from pytest_netcapture.redirect.base import DatagramFlow
 
@@ -120,9 +121,13 @@ class _Queries:
 
     async def _answer(self, data: bytes) -> None:
         flow = self._flow
-        reply = await self._engine.dns.answer(
-            data, flow.namespace, flow.client, self._owner, tcp=False
-        )
+        asked = Asked(flow.namespace, flow.client, flow.original_dst, "udp")
+        try:
+            reply = await self._engine.dns.answer(data, asked, self._owner)
+        except Unanswered as failed:
+            if failed.error.kind == "refused":
+                flow.refuse()
+            return
         if reply is not None:
             flow.reply(reply)
 

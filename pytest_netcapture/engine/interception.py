@@ -25,6 +25,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from pytest_netcapture.engine.connection import Connection
+from pytest_netcapture.engine.dns_layers import DOT_PORT, TlsQueryLayer
 from pytest_netcapture.engine.first_bytes import Vigil, has_left
 from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in
 from pytest_netcapture.engine.layers.layer import Layer
@@ -143,7 +144,10 @@ class Interception:
             connection.endpoint.host = connection.tls_name.lower().rstrip(".")
         silent = functools.partial(self._silent, connection, problem)
         try:
-            await start(connection, OpeningLayer(connection, silent), context)
+            layer: Layer = OpeningLayer(connection, silent)
+            if connection.plan.address[1] == DOT_PORT:
+                layer = TlsQueryLayer(connection, self._engine)
+            await start(connection, layer, context)
             if connection.speaks_first and not connection.over:
                 connection.become_raw(SERVER_FIRST)
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:
