@@ -37,13 +37,17 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
     return _unlike(flow, differing)
 
 
-def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
+def explain_dns(cassette: Cassette, name: str, rtype: str, server: str) -> Miss:
     if early := without_looking(cassette):
         return early
     types = cassette.shelf.dns_types.get(name)
     if not types:
         return Miss(MissKind.NEVER, f"never recorded: {name} was not asked for", advice=_RECORD)
     known = ", ".join(sorted(types))
+    if rtype in types:
+        whom = server or "a server of resolv.conf"
+        reason = f"never recorded: {whom} was not asked for {name} {rtype}, but another was"
+        return Miss(MissKind.NEVER, reason, advice=_RECORD)
     return Miss(
         MissKind.NEVER, f"never recorded: {name} was asked for {known}, not {rtype}", advice=_RECORD
     )
@@ -52,7 +56,7 @@ def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
 def explain_raw(shelf: Shelf, kind: str, names: list[str], port: int) -> Miss:
     """Say that no conversation with a place that a client has one with can be played."""
     for name in names:
-        if why := shelf.opaque.get((name, port)):
+        if why := shelf.opaque.get((kind, name, port)):
             reason = f"what was said was not recorded: {why}"
             return Miss(MissKind.NEVER, reason, advice="let the test reach its server")
     reason = f"never recorded: no {kind.upper()} conversation with {names[0]}:{port}"

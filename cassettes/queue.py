@@ -34,3 +34,7 @@ class Queue:
         recording = self.recordings[index]
         recording.played += 1
         return recording
+
+    def again(self) -> Recording:
+        """Return what was returned last."""
+        return self.recordings[min(self.position, len(self.recordings)) - 1]

@@ -97,6 +97,11 @@ class DnsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="dns")
     answers: list[DnsAnswer] = []
     error: FlowError | None = None
     process: str = ""
+    authority: list[DnsAnswer] = []
+    additional: list[DnsAnswer] = []
+    server: str = ""
+    transport: str = "udp"
+    truncated: bool = False
 
 
 class RawRecord(msgspec.Struct, omit_defaults=True):
@@ -202,7 +207,8 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
         return WebSocketRecord(*exchange, messages)
     if isinstance(flow, DnsFlow):
         name = flow.name.lower().rstrip(".") or "."
-        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
+        how = (flow.authority, flow.additional, flow.server, flow.transport, flow.truncated)
+        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process, *how)
     if isinstance(flow, RawFlow):
         return _raw_record(flow, request_body, response_body)
     if isinstance(flow, ServiceFlow):
@@ -227,7 +233,7 @@ def _raw_record(flow: TcpFlow | UdpFlow, outgoing: BodyRef, incoming: BodyRef) -
         "port": flow.port,
         "address": flow.address[0] if flow.address else "",
         "error": flow.error,
-        "reason": flow.reason if isinstance(flow, TcpFlow) else "",
+        "reason": flow.reason,
         "sent": flow.sent if counts else 0,
         "received": flow.received if counts else 0,
         "process": flow.process.name,
@@ -270,6 +276,11 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             type=record.type,
             rcode=record.rcode,
             answers=record.answers,
+            authority=record.authority,
+            additional=record.additional,
+            server=record.server,
+            transport=record.transport,
+            truncated=record.truncated,
         )
     if isinstance(record, ServiceRecord):
         return _service(record, process)
@@ -335,8 +346,8 @@ def _connection(
 ) -> AnyFlow:
     address = (record.address, record.port) if record.address else None
     if isinstance(record, RawRecord):
-        kept = ("host", "port", "error", "sent", "received", "turns", "masks", "echoes")
-        own = ("sni", "reason") if isinstance(record, TcpRecord) else _DATAGRAMS
+        kept = ("host", "port", "error", "reason", "sent", "received", "turns", "masks", "echoes")
+        own = ("sni",) if isinstance(record, TcpRecord) else _DATAGRAMS
         kind = TcpFlow if isinstance(record, TcpRecord) else UdpFlow
         return kind(
             **{name: getattr(record, name) for name in (*kept, *own)},

@@ -145,7 +145,7 @@ def order_key(record: AnyRecord) -> tuple[str, int, int, str, str, str, str]:
         path, query = split_target(request.target)
         return request.host, 2, request.port, path, query, request.method, request.body.id
     if isinstance(record, DnsRecord):
-        return record.name, 0, 0, record.type, "", "", ""
+        return record.name, 0, 0, record.type, record.server, record.transport, ""
     if isinstance(record, ServiceRecord):
         asked = (record.service, record.session, record.step, record.question)
         return record.host, 3, record.port, *asked

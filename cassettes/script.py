@@ -209,13 +209,15 @@ class Cast:
 
     def _claim(self, script: Script, tried: set[object]) -> bool:
         for part in script.parts:
-            if part.key in tried:
-                continue
-            tried.add(part.key)
-            holder = self._holders.get(part.key)
-            if holder is None or (not holder.settled and self._claim(holder, tried)):
+            if part.key not in self._holders:
                 self._holders[part.key] = script
                 return True
+        for part in script.parts:
+            if part.key not in tried:
+                tried.add(part.key)
+                if self._claim(self._holders[part.key], tried):
+                    self._holders[part.key] = script
+                    return True
         return False
 
 

@@ -238,12 +238,16 @@ class Scrubber(ContentScrubber):
 
     def _dns(self, flow: DnsFlow) -> DnsFlow:
         name = self.name(flow.name)
-        answers = [
-            DnsAnswer(self.name(a.name), a.type, a.ttl, self._str(a.data)) for a in flow.answers
-        ]
-        if name == flow.name and answers == flow.answers:
+        sections = {
+            section: [
+                DnsAnswer(self.name(a.name), a.type, a.ttl, self._str(a.data))
+                for a in getattr(flow, section)
+            ]
+            for section in ("answers", "authority", "additional")
+        }
+        if name == flow.name and all(getattr(flow, key) == sections[key] for key in sections):
             return flow
-        return msgspec.structs.replace(flow, name=name, host=self.name(flow.host), answers=answers)
+        return msgspec.structs.replace(flow, name=name, host=self.name(flow.host), **sections)
 
     # Parts
 

@@ -44,12 +44,12 @@ class Shelf:
         self._matcher = matcher
         self._lines: dict[Line, list[Recording]] = {}
         self._groups: dict[Line, dict[Rest, Queue]] = {}
-        self._dns: dict[tuple[str, str], Queue] = {}
+        self._dns: dict[tuple[str, str, str, bool], Queue] = {}
         self._failures: dict[tuple[str, int], Queue] = {}
         self._names_of: dict[str, set[str]] = {}
         self._conversations: dict[tuple[str, str, int], list[Recording]] = {}
         self.conversations: list[Recording] = []
-        self.opaque: dict[tuple[str, int], str] = {}
+        self.opaque: dict[tuple[str, str, int], str] = {}
         """Why what was said with a place was not kept."""
         self.exchanges: list[Recording] = []
         self.failures: list[Recording] = []
@@ -78,7 +78,8 @@ class Shelf:
             self.hosts.add(host)
         elif isinstance(peek, PeekDns):
             name = without_tags(peek.name)
-            self._dns.setdefault((name, peek.type), Queue()).recordings.append(recording)
+            key = (name, peek.type, peek.server, peek.transport == "udp")
+            self._dns.setdefault(key, Queue()).recordings.append(recording)
             self.dns_types.setdefault(name, set()).add(peek.type)
             self.hosts.add(name)
             for answer in peek.answers:
@@ -99,20 +100,26 @@ class Shelf:
             self.tls_failures.add(peek, names, recording)
             if recording.early:
                 self.failures.append(recording)
-        if isinstance(peek, (PeekTcp, PeekUdp)) and _is_playable(peek.turns):
-            kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
-            recording.early = not peek.turns[0].sent
-            self.conversations.append(recording)
-            for name in names:
-                self._conversations.setdefault((kind, name, peek.port), []).append(recording)
-        if isinstance(peek, PeekTcp) and peek.reason and not (peek.turns or _is_refusal(peek)):
-            self.opaque |= {(name, peek.port): peek.reason for name in names}
+        if isinstance(peek, (PeekTcp, PeekUdp)):
+            self._add_conversation(peek, recording, names)
         if isinstance(peek, PeekTcp) and _is_refusal(peek):
             self.failures.append(recording)
             for name in names:
                 self._failures.setdefault((name, peek.port), Queue()).recordings.append(recording)
         else:
             self.places |= {(name, peek.port) for name in names}
+
+    def _add_conversation(
+        self, peek: PeekTcp | PeekUdp, recording: Recording, names: set[str]
+    ) -> None:
+        kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
+        if _is_playable(peek.turns):
+            recording.early = not peek.turns[0].sent
+            self.conversations.append(recording)
+            for name in names:
+                self._conversations.setdefault((kind, name, peek.port), []).append(recording)
+        elif peek.reason and not peek.turns:
+            self.opaque |= {(kind, name, peek.port): peek.reason for name in names}
 
     def find(self, line: Line, rest: Rest) -> Queue | None:
         """Return the queue of a key."""
@@ -134,9 +141,21 @@ class Shelf:
         if queue and recording in queue.recordings[queue.position : queue.position + 1]:
             queue.position += 1
 
-    def dns(self, name: str, rtype: str) -> Recording | None:
-        queue = self._dns.get((name, rtype))
-        return queue.next(Repeat.LAST) if queue else None
+    def dns(
+        self, name: str, rtype: str, server: str = "", transport: str = "udp"
+    ) -> Recording | None:
+        """Return the next answer; of the other transport if there is none of this one.
+
+        Who asks again over TCP does so since the answer was large: it is the same one.
+        """
+        udp = transport == "udp"
+        queue = self._dns.get((name, rtype, server, udp))
+        if queue is not None:
+            return queue.next(Repeat.LAST)
+        other = self._dns.get((name, rtype, server, not udp))
+        if other is None:
+            return None
+        return other.again() if other.position and not udp else other.next(Repeat.LAST)
 
     def failure(self, names: Iterable[str], port: int, repeat: Repeat) -> FlowError | None:
         """Return how the next connection to a place known by any of `names` fails."""

@@ -80,7 +80,10 @@ def _title(record: AnyRecord) -> str:
         return f"{record.request.method} {_url(record.request)}{status}"
     if isinstance(record, DnsRecord):
         answers = ", ".join(answer.data for answer in record.answers)
-        return f"DNS {record.name} {record.type} -> {answers or record.rcode}"
+        how = "" if record.transport == "udp" else f" over {record.transport}"
+        server = f" of {record.server}" if record.server else ""
+        told = "truncated" if record.truncated else answers or record.rcode
+        return f"DNS {record.name} {record.type}{server}{how} -> {told}"
     place = f"{record.host}:{record.port}"
     if isinstance(record, ServiceRecord):
         return service_title(record, place)

@@ -113,6 +113,8 @@ class PeekDns(msgspec.Struct, tag_field="kind", tag="dns"):
     name: str
     type: str
     answers: list[PeekAnswer] = []
+    server: str = ""
+    transport: str = "udp"
 
 
 class PeekTcp(msgspec.Struct, tag_field="kind", tag="tcp"):
@@ -129,6 +131,7 @@ class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp"):
     host: str
     port: int
     address: str = ""
+    reason: str = ""
     turns: list[Turn] = []
 
 

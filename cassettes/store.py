@@ -263,12 +263,15 @@ class Cassette:
         known = {(self._known_as(name), port) for name in (*names, address)}
         return self._shelf.services.greeting(known) if self.can_play else ""
 
-    def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
+    def play_dns(
+        self, name: str, rtype: str, server: str = "", transport: str = "udp"
+    ) -> DnsFlow | Miss:
         """Return the recorded answer; the last one again when all were given."""
         name = self._known_as(name)
-        recording = self._shelf.dns(name, rtype.upper()) if self.can_play else None
+        asked = (name, rtype.upper(), server, transport)
+        recording = self._shelf.dns(*asked) if self.can_play else None
         if recording is None:
-            return explain_dns(self, name, rtype.upper())
+            return explain_dns(self, name, rtype.upper(), server)
         flow = recording.flow()
         assert isinstance(flow, DnsFlow)
         self.played += 1
@@ -297,6 +300,10 @@ class Cassette:
 
     def _known(self, names: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(self._known_as(name) for name in names if name))
+
+    def asked_for(self, name: str) -> bool:
+        """Tell whether any question for a name was recorded."""
+        return self._known_as(name) in self._shelf.dns_types
 
     def connection_error(
         self, host: str, names: tuple[str, ...], address: str, port: int
@@ -480,8 +487,9 @@ class Cassette:
         flow = recording.outline()
         if isinstance(flow, ServiceFlow):
             return self._shelf.services.key(flow)
-        kind = flow.type if isinstance(flow, DnsFlow) else flow.protocol
-        return flow.host, flow.port, kind, flow.address
+        if isinstance(flow, DnsFlow):
+            return flow.host, flow.type, flow.server, flow.transport == "udp"
+        return flow.host, flow.port, flow.protocol, flow.address
 
     def discard(self) -> None:
         """Drop what was recorded and not saved, and its journal."""
@@ -506,7 +514,7 @@ def _worth_recording(flow: AnyFlow) -> bool:
         return False
     if isinstance(flow, ServiceFlow):
         return "skipped" not in flow.notes
-    return not (isinstance(flow, TcpFlow) and flow.reason == "loopback" and flow.error is None)
+    return not (isinstance(flow, RawFlow) and flow.reason == "loopback" and flow.error is None)
 
 
 def _bodies_exist(flow: AnyFlow) -> bool:

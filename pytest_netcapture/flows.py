@@ -459,12 +459,22 @@ class DnsAnswer(msgspec.Struct, frozen=True):
 
 
 class DnsFlow(Flow, kw_only=True, omit_defaults=True, tag="dns"):
-    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ..."""
+    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ...
+
+    `authority` and `additional` are the other sections of the message (RFC 1035 §4.1). `server` is
+    the one that was asked, if it is not of resolv.conf; `transport` is udp, tcp or tls
+    (RFC 7858). A `truncated` answer says to ask again over TCP.
+    """
 
     name: str
     type: str
     rcode: str = ""
     answers: list[DnsAnswer] = []
+    authority: list[DnsAnswer] = []
+    additional: list[DnsAnswer] = []
+    server: str = ""
+    transport: str = "udp"
+    truncated: bool = False
 
     protocol: ClassVar[str] = "dns"
 
@@ -498,12 +508,14 @@ class RawMessage(msgspec.Struct, frozen=True):
 class RawFlow(Flow, kw_only=True, omit_defaults=True):
     """A conversation as bytes: what TCP and UDP flows share.
 
+    `reason` says why it was not decoded, or is "loopback" for what was left alone.
     `sent` and `received` count bytes, from the client's side; `outgoing` and `incoming` are the
     bytes, `turns` their order. There are none of what is opaque (TLS, QUIC) or left alone.
     `masks` are (start, end) of outgoing bytes that vary by themselves, `echoes` (place in incoming,
     place in outgoing, length) of bytes that the server says again.
     """
 
+    reason: str = ""
     sent: int = 0
     received: int = 0
     outgoing: Body = msgspec.field(default_factory=Body)
@@ -511,7 +523,6 @@ class RawFlow(Flow, kw_only=True, omit_defaults=True):
     turns: list[Turn] = []
     masks: list[tuple[int, int]] = []
     echoes: list[tuple[int, int, int]] = []
-    reason: str = ""
 
     @property
     def sent_bytes(self) -> bytes:
@@ -552,8 +563,7 @@ class RawFlow(Flow, kw_only=True, omit_defaults=True):
 class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
     """A connection whose content is not decoded.
 
-    `sni` names the server of an opaque TLS connection; `reason` says why it was not decoded, or
-    is "loopback" for a connection that was left alone.
+    `sni` names the server of an opaque TLS connection.
     """
 
     sni: str = ""

@@ -369,7 +369,7 @@ class Connection:
     def growing(self) -> GrowingBody:
         scope = self.scope
         window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
-        return GrowingBody(self.engine.scopes.spool(scope), window)
+        return GrowingBody(lambda: self.engine.scopes.spool(scope), window)
 
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         self.engine.loop.call_later(seconds, function)

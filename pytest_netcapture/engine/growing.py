@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from typing import cast
 
 from pytest_netcapture.flows import Body
@@ -18,7 +19,7 @@ class GrowingBody:
 
     __slots__ = ("_data", "_directory", "_file", "_window", "body")
 
-    def __init__(self, directory: str, window: int) -> None:
+    def __init__(self, directory: Callable[[], str], window: int) -> None:
         self._directory = directory
         self._window = window
         self._data = bytearray()
@@ -33,7 +34,7 @@ class GrowingBody:
             return
         self._data += data
         if len(self._data) > self._window:
-            self._file, self.body.path = tempfile.mkstemp(prefix="raw-", dir=self._directory)
+            self._file, self.body.path = tempfile.mkstemp(prefix="raw-", dir=self._directory())
             self._write_file(self._data)
             self.body.data = b""
             self._data.clear()

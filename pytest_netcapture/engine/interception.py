@@ -26,6 +26,7 @@ import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_netcapture.engine.connection import Connection
+from pytest_netcapture.engine.dns_layers import DOT_PORT, TlsQueryLayer
 from pytest_netcapture.engine.first_bytes import Vigil, has_left
 from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in, record_of
 from pytest_netcapture.engine.layers.layer import Layer
@@ -172,7 +173,10 @@ class Interception:
             connection.endpoint.host = connection.tls_name.lower().rstrip(".")
         silent = functools.partial(self._silent, connection, bad)
         try:
-            await start(connection, OpeningLayer(connection, silent), context)
+            layer: Layer = OpeningLayer(connection, silent)
+            if connection.plan.address[1] == DOT_PORT:
+                layer = TlsQueryLayer(connection, self._engine)
+            await start(connection, layer, context)
             if connection.speaks_first and not connection.over:
                 connection.become_raw(SERVER_FIRST)
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:

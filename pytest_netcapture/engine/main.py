@@ -543,7 +543,7 @@ def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
 
 
 def _left_alone(flow: AnyFlow) -> bool:
-    return isinstance(flow, TcpFlow) and flow.reason == "loopback"
+    return isinstance(flow, RawFlow) and flow.reason == "loopback"
 
 
 def _raise_descriptor_limit() -> None:

@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pytest_netcapture.engine.connection import Connection
-from pytest_netcapture.engine.dns_server import QueryLayer
+from pytest_netcapture.engine.dns_layers import QueryLayer
 from pytest_netcapture.engine.encryption import Encryption
 from pytest_netcapture.engine.first_bytes import client_hello
 from pytest_netcapture.engine.interception import Interception, start

@@ -13,6 +13,7 @@ from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.flows import (
+    Address,
     AnyFlow,
     DnsFlow,
     HttpFlow,
@@ -22,6 +23,8 @@ from pytest_netcapture.flows import (
     WebSocketFlow,
 )
 from pytest_netcapture.settings import HostMapping, HostPattern, Settings
+
+_OF_CONNECTIONS = ("A", "AAAA", "HTTPS")
 
 
 def allowed(settings: Settings, names: tuple[str, ...], address: str, port: int) -> str:
@@ -164,21 +167,36 @@ def _play(cassette: Cassette, found: HttpFlow) -> Play:
     return Play(found.response, found.error)
 
 
-def decide_dns(scope: Scope, flow: DnsFlow) -> tuple[DnsFlow | None, Problem | None]:
-    """Return the recorded answer, or the problem, or neither when the resolver is to be asked."""
+def decide_dns(
+    scope: Scope, flow: DnsFlow, server: Address
+) -> tuple[DnsFlow | None, Problem | None]:
+    """Return the recorded answer, or the problem, or neither when `server` is to be asked."""
     if scope.sealed:
         return None, after_the_end(flow, scope)
     cassette = scope.cassette
     if cassette is not None and scope.plays:
-        found = cassette.play_dns(flow.name, flow.type)
+        found = cassette.play_dns(flow.name, flow.type, flow.server, flow.transport)
         if not isinstance(found, Miss):
             scope.counts.played += 1
             return found, None
-        if not scope.records and flow.name not in cassette.hosts:
+        if not scope.records and not may_be_given(cassette, flow):
             return None, unmatched(flow, found)
         return None, None
     reason = name_allowed(scope.settings, flow.name)
+    if flow.server and (reason or name_only_by_address(scope.settings, flow.name)):
+        reason = allowed(scope.settings, (flow.server,), *server)
     return None, blocked(flow, reason) if reason else None
+
+
+def may_be_given(cassette: Cassette, flow: DnsFlow) -> bool:
+    """Tell whether a question that was not recorded is answered with what we make up.
+
+    Of a name that was asked for, only what may be asked beside it by another client.
+    """
+    if flow.name not in cassette.hosts:
+        return False
+    beside = flow.type in _OF_CONNECTIONS and not flow.server
+    return beside or not cassette.asked_for(flow.name)
 
 
 def name_only_by_address(settings: Settings, name: str) -> bool:

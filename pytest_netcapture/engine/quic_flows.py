@@ -35,7 +35,8 @@ from pytest_netcapture.flows import FlowError, UdpFlow
 from pytest_netcapture.redirect.base import DatagramFlow
 
 if TYPE_CHECKING:
-    from pytest_netcapture.engine.datagrams import DatagramRelay, Datagrams
+    from pytest_netcapture.engine.datagram_exchange import DatagramExchange
+    from pytest_netcapture.engine.datagrams import Datagrams
     from pytest_netcapture.engine.main import Engine
     from pytest_netcapture.engine.scopes import Scope
 
@@ -55,7 +56,7 @@ class QuicFlow:
         self.owner = owner
         self._takers: dict[bytes, Callable[[bytes], None]] = {}
         self._sessions: list[QuicSession] = []
-        self._relay: DatagramRelay | None = None
+        self._relay: DatagramExchange | None = None
 
     def open(self, seen: UdpFlow) -> None:
         """Take the first datagram, then all others."""

@@ -12,7 +12,7 @@ from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
-from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, RawFlow, WebSocketFlow
+from pytest_netcapture.flows import AnyFlow, HttpFlow, Origin, Problem, RawFlow, WebSocketFlow
 from pytest_netcapture.messages import (
     Abandon,
     Begin,
@@ -228,9 +228,10 @@ class Requests:
         if cassette is None or not cassette.can_record:
             return ()
         known = len(cassette.warnings)
-        for flow in scope.flows:
+        for flow in [flow for one in (scope, *scope.children) for flow in one.flows]:
             if _is_open(flow):
                 cassette.record(flow)  # what was said so far
+                scope.counts.recorded += 1
         try:
             cassette.flush()
             cassette.save()
@@ -333,11 +334,15 @@ def _begun(
 
 def _is_open(flow: AnyFlow) -> bool:
     """Tell whether a conversation goes on: it was not recorded yet."""
-    if flow.ended:
+    if flow.ended or flow.origin is not Origin.LIVE:
         return False
     if isinstance(flow, WebSocketFlow):
         return flow.opened
-    return isinstance(flow, RawFlow) and bool(flow.turns)
+    return isinstance(flow, RawFlow) and flow.reason != "loopback" and _has_passed(flow)
+
+
+def _has_passed(flow: RawFlow) -> bool:
+    return bool(flow.turns or flow.sent or flow.received)
 
 
 def _is_spooled(flow: AnyFlow) -> bool:

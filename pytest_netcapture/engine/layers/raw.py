@@ -10,7 +10,7 @@ from __future__ import annotations
 from pytest_netcapture.engine.layers.layer import Context
 from pytest_netcapture.engine.layers.sniff import begins_tls
 from pytest_netcapture.engine.layers.talk import Talk
-from pytest_netcapture.flows import Body, FlowError, TcpFlow
+from pytest_netcapture.flows import FlowError, TcpFlow
 
 CHANGES_TO_TLS = "it changes to TLS in the middle, which is not decoded"
 
@@ -103,10 +103,8 @@ class RawLayer:
     def _forget(self, reason: str) -> None:
         """Keep counts only of what cannot be played."""
         if self._talk is not None:
-            self._talk.finish()
+            self._talk.forget(reason)
             self._talk = None
-        self.flow.reason = reason
-        self.flow.outgoing, self.flow.incoming, self.flow.turns = Body(), Body(), []
 
     def _record(self, error: FlowError | None) -> None:
         if self._over:

@@ -61,6 +61,12 @@ class Talk:
         for way in self._ways.values():
             way.finish()
 
+    def forget(self, reason: str) -> None:
+        """Drop what was written down: it cannot be played, and `reason` says why."""
+        self.finish()
+        flow = self._flow
+        flow.reason, flow.outgoing, flow.incoming, flow.turns = reason, Body(), Body(), []
+
     def _gap(self) -> int:
         before, self._last = self._last, self._now()
         return (self._last - before) // _GAP

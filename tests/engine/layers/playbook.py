@@ -202,7 +202,7 @@ class Playbook:
         return SpoolingBody(self._spool, self._window)
 
     def growing(self) -> GrowingBody:
-        return GrowingBody(self._spool, self._window)
+        return GrowingBody(lambda: self._spool, self._window)
 
     def unplayed(
         self, reason: str, miss: Miss, held: bytes | None, flow: TcpFlow | None = None
