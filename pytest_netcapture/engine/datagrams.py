@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_netcapture.engine.scopes import Scope
 
 WITHOUT_AIOQUIC = (
-    "QUIC is decoded with aioquic, which is not installed: pip install pytest-netcapture[http3]"
+    "QUIC is decoded with aioquic, which is not installed: pip install 'pytest-netcapture[http3]'"
 )
 _UNANSWERED = 16
 """Datagrams kept to send again to the next candidate while nobody has answered."""

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from engine_lab import in_sandbox, settings
 from http3_servers import PROGRAMS, quic_server
 from web_servers import HOST, hypercorn
 
-pytest.importorskip("aioquic", reason="aioquic is not installed")
+aioquic = pytest.importorskip("aioquic", reason="aioquic is not installed")
 pytestmark = pytest.mark.live
 SAY = (sys.executable, PROGRAMS / "quic_say.py", HOST, "443")
 GET3 = (sys.executable, PROGRAMS / "get3.py")
@@ -122,4 +123,26 @@ def test_nobody_listens(app):
     said, udp, problems = in_sandbox(client, wanted)
     assert said.startswith("no connection")
     assert {reason for reason, *_ in udp} == {"Connection refused"}
+    assert problems == []
+
+
+def test_without_aioquic(app, tmp_path):
+    """The engine looks for packages where the session does: there, aioquic is left out."""
+    (packages,) = {str(Path(module.__file__).parent.parent) for module in (aioquic, pytest)}
+    for entry in Path(packages).iterdir():
+        if not entry.name.startswith("aioquic"):
+            (tmp_path / entry.name).symlink_to(entry)
+
+    def client(sandbox):
+        return run(*GET3, "--ca", app.ca, HOST, "443", "GET:/a"), *said_of(sandbox)
+
+    before = list(sys.path)
+    sys.path[:] = [str(tmp_path) if path == packages else path for path in sys.path]
+    try:
+        said, udp, problems = in_sandbox(client, settings(mappings=app.mappings, ca=[app.ca]))
+    finally:
+        sys.path[:] = before
+    assert said == "GET /a 200 3 8"
+    ((reason, *_),) = udp
+    assert "pip install 'pytest-netcapture[http3]'" in reason
     assert problems == []
