@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import parse_qsl, unquote
@@ -407,14 +407,15 @@ class GrpcFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="grpc"):
         """Return all messages, the client's first."""
         return self.requests + self.responses
 
-    def named(self, descriptor_set: str | os.PathLike[str]) -> list[dict[str, Any]]:
-        """Return the messages by the names of a descriptor set, the client's first.
+    def named(self, schema: str | os.PathLike[str] | Iterable[Flow]) -> list[dict[str, Any]]:
+        """Return the messages by the names of their schema, the client's first.
 
-        Raises `UsageError` when the file cannot be used, or does not know the method.
+        `schema` is the path of a descriptor set, or flows with a reflection call among them. Raises
+        `UsageError` when it cannot be used, or does not know the method.
         """
         from pytest_netcapture.grpc_names import Descriptors
 
-        return Descriptors(descriptor_set).messages(self)
+        return Descriptors(schema).messages(self)
 
     def _trailer(self, name: str) -> str | None:
         if self.response is None:

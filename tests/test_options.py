@@ -53,6 +53,7 @@ def test_choices_are_those_of_settings() -> None:
         "record_mode": tuple(mode.value for mode in RecordMode),
         "redirector": REDIRECTORS,
         "loopback": ("leave", "capture"),
+        "http3": ("capture", "refuse"),
     }
 
 

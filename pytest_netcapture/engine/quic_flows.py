@@ -19,7 +19,6 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aioquic.quic.packet import QuicErrorCode
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pytest_netcapture.engine.attribution import Owner
@@ -208,7 +207,7 @@ class Opening:
         now = self._engine.now() / 1e9
         for data in self._held:
             transport.receive(data, now)
-        transport.close(error_code=QuicErrorCode.CONNECTION_REFUSED, reason_phrase=REFUSED)
+        transport.refuse(REFUSED)
         for data in transport.to_send(now):
             self._flow.flow.reply(data)
         self._engine.scopes.changed()

@@ -15,6 +15,7 @@ CLIENTS = {
     "websockets": [PYTHON, HERE / "programs/ws_websockets.py"],
     "aiohttp": [PYTHON, HERE / "programs/ws_aiohttp.py"],
     "node": ["node", "--experimental-websocket", HERE / "programs/ws.js"],
+    "chromium": [PYTHON, HERE / "programs/ws_chromium.py"],
 }
 HEARD = [
     "welcome",
@@ -47,6 +48,8 @@ def path(tmp_path):
 def talk(name, *says, url=f"wss://{HOST}/chat"):
     if shutil.which(CLIENTS[name][0]) is None:
         pytest.skip(f"{name} is not installed")
+    if name == "chromium" and shutil.which("chromium") is None:
+        pytest.skip("not in CI: chromium is not installed")
 
     def client(sandbox):
         done = subprocess.run(

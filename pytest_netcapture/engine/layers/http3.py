@@ -2,7 +2,7 @@
 
 What is done with streams is HTTP/2's (http2.py, and the modules beside it): each is decided for
 itself, forwarded, played or denied. Only the sides differ (http3_peer.py): each is a QUIC
-connection of its own, and what a `receive` takes is a datagram.
+connection of its own, and what `receive` takes is a datagram.
 
 1. A transport is the connection's: it shakes hands before there is a layer, sends, and has timers.
 2. The server is spoken to over HTTP/3 too. What waits for it waits in its `Peer`.

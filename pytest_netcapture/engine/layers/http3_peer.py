@@ -6,7 +6,8 @@
 2. A stream's number is QUIC's and one: 0 means that it has none yet.
 3. Codes of resets are told as HTTP/2's where there is one that means the same (RFC 9114, A.4), so a
    recording says the same whichever version plays it. Others pass as they are.
-4. A reset of one direction ends the stream. Not so STOP_SENDING without an error: a server that has
+4. Trailers are told when their stream ends, which may be later than they come.
+5. A reset of one direction ends the stream. Not so STOP_SENDING without an error: a server that has
    answered needs no more of the request (§4.1).
 
 tests/engine/layers/test_http3.py proves them.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aioquic.h3.connection import ErrorCode
+from aioquic.h3.connection import ErrorCode, is_interim_response
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.events import QuicEvent, StopSendingReceived, StreamReset
 
@@ -61,6 +62,9 @@ class Http3Peer(Sender):
         self._frame_limit = _FRAME_LIMIT
         # Resets that wait until what was sent before them has arrived.
         self._resets: dict[Channel, int] = {}
+        # Whose message has begun, and trailers whose stream has not ended yet.
+        self._begun: set[Channel] = set()
+        self._trailers: dict[Channel, Fields] = {}
 
     def attach(self, transport: Transport) -> None:
         """Use a transport; as the client's, its handshake is complete."""
@@ -121,14 +125,19 @@ class Http3Peer(Sender):
 
     def _headers(self, number: int, fields: Fields, end: bool) -> None:
         channel = self.channels.get(number)
-        if channel is not None:
+        if channel is None:
+            if not self._client and number not in self._forgotten:
+                channel = self.channels[number] = Channel(self, number, None)
+                channel.ended_in = end
+                self._begun.add(channel)
+                self._handler.opened(channel, fields, end)
+        elif channel in self._begun and not end:
+            self._trailers[channel] = fields
+        else:
+            if not is_interim_response(fields):
+                self._begun.add(channel)
             self._note_end(channel, end)
             self._handler.headers(channel, fields, end)
-        elif not self._client and number not in self._forgotten:
-            channel = self.channels[number] = Channel(self, number, None)
-            self._highest = max(number, self._highest)
-            channel.ended_in = end
-            self._handler.opened(channel, fields, end)
 
     def _data(self, number: int, data: bytes, end: bool) -> None:
         channel = self.channels.get(number)
@@ -136,7 +145,10 @@ class Http3Peer(Sender):
             return
         self._transport.hold(number - 1, len(data))
         self._note_end(channel, end)
-        if data or end:
+        trailers = self._trailers.pop(channel, None)
+        if trailers is not None:
+            self._handler.headers(channel, trailers, end)
+        elif data or end:
             self._handler.data(channel, data, end)
 
     def _note_end(self, channel: Channel, end: bool) -> None:
@@ -146,6 +158,10 @@ class Http3Peer(Sender):
                 self._transport.release(channel.id - 1)
             if channel.ended_out:
                 self._closed(channel)
+
+    def _closed(self, channel: Channel) -> None:
+        self._begun.discard(channel)
+        super()._closed(channel)
 
     def _stopped(self, stream: int, code: int) -> None:
         channel = self.channels.get(stream + 1)
@@ -170,6 +186,8 @@ class Http3Peer(Sender):
         self._remember(channel.id)
         self._over(channel)
         self._resets.pop(channel, None)
+        self._begun.discard(channel)
+        self._trailers.pop(channel, None)
         if self._transport is not None and channel.id:
             self._transport.abandon(channel.id - 1, _TO_HTTP3.get(code, code))
 

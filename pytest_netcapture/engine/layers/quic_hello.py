@@ -2,8 +2,8 @@
 
 1. Initial packets are encrypted with keys that follow from what is in them (RFC 9001 §5.2), so
    anybody can read them who has the first.
-2. A ClientHello may be cut into many CRYPTO frames, in any order, over several datagrams (post-
-   quantum shares are larger than one): it is complete when its beginning has no gaps.
+2. A ClientHello may be cut into many CRYPTO frames, in any order, over several datagrams
+   (post-quantum shares are larger than one): it is complete when its beginning has no gaps.
 3. Versions 1 and 2 are read (RFC 9000, RFC 9369); another is `NotQuic`, and so is what never ends.
 
 tests/engine/layers/test_quic_hello.py proves them.

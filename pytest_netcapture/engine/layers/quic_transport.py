@@ -11,6 +11,7 @@ tests/engine/layers/test_http3.py proves them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,7 +37,11 @@ _ANYWHERE = ("", 0)
 """Addresses are the sockets' business."""
 _CRYPTO_ERROR = 0x100
 _FRAME_CAPACITY = 17
+_LOGGERS = ("quic", "http3")
 _QUIET = (QuicErrorCode.NO_ERROR, ErrorCode.H3_NO_ERROR)
+
+for _logger in _LOGGERS:  # what a peer does wrong is a flow's to say, not the engine's log
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 
 class Transport(QuicConnection):
@@ -54,6 +59,11 @@ class Transport(QuicConnection):
         self.h3: H3Connection | None = None
         self.issued: Callable[[bytes], object] = lambda _: None
         """Is told of each further connection ID of ours."""
+
+    def refuse(self, reason: str) -> None:
+        """End what has not begun, as a server that will not have it (RFC 9000 §20.1)."""
+        code, transport_error = QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING
+        self.close(error_code=code, frame_type=transport_error, reason_phrase=reason)
 
     def start(self, now: float) -> None:
         """Shake hands, as the client."""

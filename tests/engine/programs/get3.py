@@ -1,12 +1,14 @@
 """Make requests over HTTP/3, all on one connection, and print what came.
 
-Each argument is METHOD:PATH[:SIZE[:cancel]]; those after "+" are made at the same time as the one
-before. Certificates are verified with the machine's own roots.
+Each is METHOD:PATH[:SIZE[:HOW]], HOW one of cancel and chunks; with "+" between them they are made at
+the same time. Certificates are verified with the machine's own roots, or with those of --ca FILE.
 """
 
+import argparse
 import asyncio
+import itertools
+import logging
 import ssl
-import sys
 
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -22,12 +24,15 @@ class Client(QuicConnectionProtocol):
         self.http = H3Connection(self._quic)
         self.answers = {}
 
+    ended = None
+
     def quic_event_received(self, event):
         for told in self.http.handle_event(event):
             self.answers[told.stream_id].put_nowait(told)
         if isinstance(event, StreamReset) and event.stream_id in self.answers:
             self.answers[event.stream_id].put_nowait(event)
         if isinstance(event, ConnectionTerminated):
+            Client.ended = event
             for queue in self.answers.values():
                 queue.put_nowait(event)
 
@@ -40,16 +45,12 @@ class Client(QuicConnectionProtocol):
         if size:
             self.http.send_data(stream, b"x" * size, end_stream=True)
         self.transmit()
-        said, body, sections = [], 0, 0
+        said, body = [], 0
         while True:
             event = await queue.get()
             if isinstance(event, HeadersReceived):
-                sections += 1
-                said += [
-                    v.decode()
-                    for k, v in event.headers
-                    if k in (b":status", b"x-version", b"x-sum")
-                ]
+                shown = (b":status", b"x-version", b"x-sum")
+                said += [v.decode() for k, v in event.headers if k in shown]
             elif isinstance(event, DataReceived):
                 body += len(event.data)
                 if how == "chunks" and event.data:
@@ -71,37 +72,37 @@ class Client(QuicConnectionProtocol):
 
 
 def cut(text):
-    method, path, size, how = (
-        (*text.split(":"), "0", "")[:4] if text.count(":") < 3 else text.split(":")
-    )
+    method, path, size, how = [*text.split(":"), "", ""][:4]
     return method, path, int(size or 0), how
 
 
-async def main(host, port, requests):
+async def main(host, port, requests, ca, quick):
     configuration = QuicConfiguration(
-        alpn_protocols=H3_ALPN, cafile=ssl.get_default_verify_paths().cafile
+        alpn_protocols=H3_ALPN, cafile=ca, idle_timeout=1.5 if quick else 20
     )
     try:
-        async with connect(
-            host, port, configuration=configuration, create_protocol=Client
-        ) as client:
-            for group in " ".join(requests).replace(" + ", "+").split():
-                lines = {}
+        options = {"configuration": configuration, "create_protocol": Client}
+        async with connect(host, port, **options) as client:
+            for group in requests:
+                lines = [[] for _ in group.split("+")]
+                asked = zip(map(cut, group.split("+")), lines, strict=True)
                 await asyncio.gather(
                     *(
-                        client.ask(
-                            host,
-                            *cut(one),
-                            told=lambda *what, n=n: lines.setdefault(n, []).append(what),
-                        )
-                        for n, one in enumerate(group.split("+"))
+                        client.ask(host, *one, told=lambda *what, line=line: line.append(what))
+                        for one, line in asked
                     )
                 )
-                for _, several in sorted(lines.items()):
-                    for what in several:
-                        print(*what, flush=True)
+                for what in itertools.chain(*lines):
+                    print(*what, flush=True)
     except ConnectionError as error:
-        print("no connection:", error)
+        print("no connection:", str(error) or Client.ended.reason_phrase)
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
+logging.disable()
+parser = argparse.ArgumentParser()
+parser.add_argument("--ca", default=ssl.get_default_verify_paths().cafile)
+parser.add_argument("--quick", action="store_true", help="give up after a moment")
+parser.add_argument("host")
+parser.add_argument("port", type=int)
+parser.add_argument("requests", nargs="*")
+asyncio.run(main(**vars(parser.parse_args())))
