@@ -54,7 +54,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     upstream: str = "any"
     """`loopback` forbids the engine to dial any other address."""
     seccomp: SeccompOptions | None = None
-    """The redirector is seccomp, else tproxy."""
+    """The redirector is seccomp, else what `settings` say."""
 
 
 class Ready(msgspec.Struct, tag=True):
@@ -69,6 +69,8 @@ class Ready(msgspec.Struct, tag=True):
     makes_sockets: bool = False
     """The filter is to stop socket(2), too (redirect/seccomp_sockets.py)."""
     fds: int = 1
+    note: str = ""
+    """Why the redirector is not the first choice."""
 
 
 class Failed(msgspec.Struct, tag=True):

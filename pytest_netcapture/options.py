@@ -53,7 +53,9 @@ OPTIONS = (
         "allow", "list", "allow host, *.host, CIDR, host:port or loopback (repeatable)", "PATTERN"
     ),
     _choice(
-        "redirector", "how packets reach the engine; default: auto", "auto", "tproxy", "seccomp"
+        "redirector",
+        "how packets reach the engine; default: auto",
+        *("auto", "tproxy", "tun", "seccomp"),
     ),
     Option("passthrough", "list", "never decrypt these (repeatable)", "PATTERN"),
     Option("map-host", "list", "dial TO for FROM, host or host:port each (repeatable)", "FROM=TO"),

@@ -157,6 +157,7 @@ class Session:
         self.channel = channel
         self.page = page
         self.redirector = ready.redirector
+        self._note = ready.note
         self.gates = ready.gates
         self.engine_pid = ready.pid
         self.ground = ground
@@ -227,7 +228,8 @@ class Session:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what is different from what people expect, a line each."""
-        return (*self.ground.notes, *grounds.uncovered_notes(self.ground))
+        own = (self._note,) if self._note else ()
+        return (*own, *self.ground.notes, *grounds.uncovered_notes(self.ground))
 
     def _watch_environment(self) -> None:
         """Tell the engine of secrets that are set later, whose values it then scrubs, too."""

@@ -3,8 +3,10 @@
 1. `probe` never changes the machine and never raises: it says available, or why not and the cure.
 2. A redirector that can gate asks before the client's connect returns; the answer is what the
    client gets (accepted, ECONNREFUSED, silence, EHOSTUNREACH), exactly.
-3. `StreamOpened.socket` is a connected, non-blocking kernel socket. Its peer is the client; bytes
-   written to it reach the client as from `original_dst`.
+3. `StreamOpened.socket` is a connected, non-blocking kernel socket; bytes written to it reach the
+   client as from `original_dst`. It may be one end of a socket pair: then its addresses say
+   nothing, and a client's reset shows as an end about which `was_reset` knows more. SO_LINGER 0
+   set on the object itself resets the client, as with any other.
 4. Callbacks of `Sink` run on the event loop's thread and never block.
 5. `detach` and `stop` close every socket that the redirector made for a namespace; nothing stays.
 """
@@ -102,6 +104,11 @@ class DatagramFlow:
 
     refuse: Callable[[], None] = _cannot_refuse
     """Tells the client that nobody listens there (ECONNREFUSED) and ends the flow, if it can."""
+
+
+def was_reset(conn: socket.socket | None) -> bool:
+    """Tell whether the end that was read of a `StreamOpened.socket` was a reset (rule 3)."""
+    return bool(getattr(conn, "was_reset", False))
 
 
 class Sink(Protocol):

@@ -14,7 +14,8 @@
    the next datagram opens a new flow. A late reply still goes out, except after `close`.
 5. Datagrams that come before the sink listens wait for it, up to `BACKLOG` of them; more are lost,
    as they would be in a socket's buffer.
-6. `FlowTable` decides and takes the time as an argument; `Datagrams` is its edge.
+6. `FlowTable` decides and takes the time as an argument; `Datagrams` is its edge for tproxy, that of
+   the other redirectors is theirs.
 
 Tests: test_datagrams.py (pure), test_kernel_facts.py, test_tproxy_datagrams.py.
 """
@@ -157,68 +158,38 @@ class FlowTable:
             self._flows.move_to_end((flow.client, flow.server))
 
 
-class Datagrams:
-    """The UDP sockets of one namespace. Made inside it, used on the loop's thread."""
+class DatagramFlows:
+    """The flows of one namespace, with timer and sink; how datagrams leave is the redirector's."""
 
-    def __init__(
-        self, namespace: int, unreachable: Unreachable, *, ipv6: bool, idle: int = IDLE
-    ) -> None:
+    def __init__(self, namespace: int, *, idle: int = IDLE) -> None:
         self.namespace = namespace
-        self._unreachable = unreachable
         self.flows = FlowTable(idle=idle)
-        self._receivers: list[socket.socket] = []
-        self._senders: dict[int, socket.socket] = {}
         self._timer: Any = None
         self._loop: Any = None
         self._opened: Callable[[DatagramFlow], None] = lambda _flow: None
-        try:
-            for family in families(ipv6=ipv6):
-                self._receivers.append(datagram_receiver(family))
-                self._senders[family] = datagram_sender(family)
-        except BaseException:
-            self.close()
-            raise
+
+    def send(self, flow: Flow, payload: bytes) -> None:
+        """Send a datagram to the flow's client."""
+        raise NotImplementedError
+
+    def say_unreachable(self, flow: Flow) -> None:
+        """Tell the flow's client that nobody listens there."""
+        raise NotImplementedError
 
     def watch(self, loop: Any, opened: Callable[[DatagramFlow], None]) -> None:
         self._loop, self._opened = loop, opened
-        for conn in self._receivers:
-            loop.add_reader(conn.fileno(), self._read, conn)
 
-    def drain(self) -> None:
-        """Read what has arrived, if anybody watches."""
-        if self._loop is not None:
-            for conn in list(self._receivers):
-                self._read(conn)
+    def arrive(self, client: Address, server: Address, payload: bytes) -> None:
+        flow = self.flows.arrive(client, server, payload, monotonic_ns())
+        if flow is not None:
+            self._arm()
+            self._opened(self._public(flow, payload))
 
     def close(self) -> None:
-        """Close the sockets; idempotent. Replies after that go nowhere."""
+        """Stop the timer; idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for conn in self._receivers:
-            if self._loop is not None and conn.fileno() >= 0:
-                self._loop.remove_reader(conn.fileno())
-            conn.close()
-        for conn in self._senders.values():
-            conn.close()
-        self._receivers.clear()
-        self._senders.clear()
-
-    def _read(self, conn: socket.socket) -> None:
-        for _ in range(_READ_ROUNDS):
-            try:
-                payload, ancillary, _, peer = conn.recvmsg(65536, 128)
-            except OSError:
-                return
-            server = original_destination(ancillary)
-            if server is None:
-                continue
-            flow = self.flows.arrive(peer[:2], server, payload, monotonic_ns())
-            if flow is not None:
-                self._arm()
-                self._opened(self._public(flow, payload))
-            if conn.fileno() < 0:
-                return  # the sink has detached this namespace
 
     def _public(self, flow: Flow, first: bytes) -> DatagramFlow:
         return DatagramFlow(
@@ -238,13 +209,12 @@ class Datagrams:
             raise ValueError(f"a UDP datagram holds {MAX_DATAGRAM} bytes, not {len(payload)}")
         if not flow.closed:
             self.flows.replied(flow, monotonic_ns())
-            data = encode_datagram(flow.server[1], flow.client[1], payload)
-            send_as(self._senders, flow.server, flow.client, data)
+            self.send(flow, payload)
 
     def _refuse(self, flow: Flow) -> None:
         if not flow.closed:
             self.flows.close(flow)
-            self._unreachable.port(flow.client, flow.server)
+            self.say_unreachable(flow)
 
     def _arm(self) -> None:
         """Look for idle flows when the first of them may be."""
@@ -257,3 +227,65 @@ class Datagrams:
         self._timer = None
         self.flows.expire(monotonic_ns())
         self._arm()
+
+
+class Datagrams(DatagramFlows):
+    """The UDP sockets of one namespace. Made inside it, used on the loop's thread."""
+
+    def __init__(
+        self, namespace: int, unreachable: Unreachable, *, ipv6: bool, idle: int = IDLE
+    ) -> None:
+        super().__init__(namespace, idle=idle)
+        self._unreachable = unreachable
+        self._receivers: list[socket.socket] = []
+        self._senders: dict[int, socket.socket] = {}
+        try:
+            for family in families(ipv6=ipv6):
+                self._receivers.append(datagram_receiver(family))
+                self._senders[family] = datagram_sender(family)
+        except BaseException:
+            self.close()
+            raise
+
+    def watch(self, loop: Any, opened: Callable[[DatagramFlow], None]) -> None:
+        super().watch(loop, opened)
+        for conn in self._receivers:
+            loop.add_reader(conn.fileno(), self._read, conn)
+
+    def drain(self) -> None:
+        """Read what has arrived, if anybody watches."""
+        if self._loop is not None:
+            for conn in list(self._receivers):
+                self._read(conn)
+
+    def close(self) -> None:
+        """Close the sockets; idempotent. Replies after that go nowhere."""
+        super().close()
+        for conn in self._receivers:
+            if self._loop is not None and conn.fileno() >= 0:
+                self._loop.remove_reader(conn.fileno())
+            conn.close()
+        for conn in self._senders.values():
+            conn.close()
+        self._receivers.clear()
+        self._senders.clear()
+
+    def send(self, flow: Flow, payload: bytes) -> None:
+        data = encode_datagram(flow.server[1], flow.client[1], payload)
+        send_as(self._senders, flow.server, flow.client, data)
+
+    def say_unreachable(self, flow: Flow) -> None:
+        self._unreachable.port(flow.client, flow.server)
+
+    def _read(self, conn: socket.socket) -> None:
+        for _ in range(_READ_ROUNDS):
+            try:
+                payload, ancillary, _, peer = conn.recvmsg(65536, 128)
+            except OSError:
+                return
+            server = original_destination(ancillary)
+            if server is None:
+                continue
+            self.arrive(peer[:2], server, payload)
+            if conn.fileno() < 0:
+                return  # the sink has detached this namespace

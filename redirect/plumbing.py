@@ -46,7 +46,7 @@ _ICMP_RULE, _CAPTURE_RULE = 100, 101
 _FIRST_PORT = "ipv4/ip_unprivileged_port_start"
 
 
-class _Family(NamedTuple):
+class Family(NamedTuple):
     """What one family is given."""
 
     name: str
@@ -61,9 +61,9 @@ class _Family(NamedTuple):
     """The scope of a local route: IPv6 has none."""
 
 
-_FAMILIES = (
-    _Family("IPv4", _V4, 32, k.OWN_V4, 24, k.GATEWAY_V4, socket.IPPROTO_ICMP, k.RT_SCOPE_HOST),
-    _Family("IPv6", _V6, 128, k.OWN_V6, 64, k.GATEWAY_V6, socket.IPPROTO_ICMPV6, 0),
+FAMILIES = (
+    Family("IPv4", _V4, 32, k.OWN_V4, 24, k.GATEWAY_V4, socket.IPPROTO_ICMP, k.RT_SCOPE_HOST),
+    Family("IPv6", _V6, 128, k.OWN_V6, 64, k.GATEWAY_V6, socket.IPPROTO_ICMPV6, 0),
 )
 
 
@@ -82,7 +82,7 @@ class Laid(NamedTuple):
     link: str
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One message. What is not `needed` may fail: an address that is there already."""
 
     what: str
@@ -98,23 +98,29 @@ def lay(
 
     `first_port` is what `first_unprivileged_port` told outside.
     """
-    ipv6 = _has_ipv6()
-    _write_sysctls(first_port, ipv6=ipv6)
+    ipv6 = has_ipv6()
+    write_sysctls(first_port, ipv6=ipv6)
     link = next((kind for kind in links if not transact(k.NETLINK_ROUTE, _new_link(kind))), "")
     steps = _steps(addresses, ipv6=ipv6, link=bool(link))
+    return Laid(carry_out(steps, "tproxy") and ipv6, link)
+
+
+def carry_out(steps: list[Step], redirector: str) -> bool:
+    """Send all messages; tell whether IPv6 is whole. Raises `EnvironmentProblem`."""
+    ipv6 = True
     for at, number in transact(k.NETLINK_ROUTE, b"".join(step.data for step in steps)):
         step = steps[at]
         if step.needed and step.family == _V4:
             raise EnvironmentProblem(
-                f"tproxy: cannot {step.what} in a new network namespace: {reason(number)}",
+                f"{redirector}: cannot {step.what} in a new network namespace: {reason(number)}",
                 cure="the engine needs CAP_NET_ADMIN in the namespace's user namespace",
-                slug="docs/limits.md#tproxy",
+                slug=f"docs/limits.md#{redirector}",
             )
         ipv6 = ipv6 and not step.needed
-    return Laid(ipv6, link)
+    return ipv6
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
     except OSError:
@@ -131,7 +137,7 @@ def first_unprivileged_port() -> str:
         return ""
 
 
-def _write_sysctls(first_port: str, *, ipv6: bool) -> None:
+def write_sysctls(first_port: str, *, ipv6: bool) -> None:
     """Write what can be written: in some containers /proc/sys is read-only.
 
     So that a test may bind the ports that it may bind outside (containers often allow all), ping
@@ -141,15 +147,15 @@ def _write_sysctls(first_port: str, *, ipv6: bool) -> None:
     """
     group = os.getgid()
     if first_port:
-        _write(_FIRST_PORT, first_port)
-    _write("ipv4/ping_group_range", f"{group} {group}")
+        write_sysctl(_FIRST_PORT, first_port)
+    write_sysctl("ipv4/ping_group_range", f"{group} {group}")
     if ipv6:
-        _write("ipv6/conf/all/disable_ipv6", "0")
-        _write("ipv6/conf/lo/disable_ipv6", "0")
-        _write("ipv6/conf/default/addr_gen_mode", "1")
+        write_sysctl("ipv6/conf/all/disable_ipv6", "0")
+        write_sysctl("ipv6/conf/lo/disable_ipv6", "0")
+        write_sysctl("ipv6/conf/default/addr_gen_mode", "1")
 
 
-def _write(name: str, value: str) -> None:
+def write_sysctl(name: str, value: str) -> None:
     try:
         descriptor = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
@@ -163,36 +169,36 @@ def _write(name: str, value: str) -> None:
 
 
 @lru_cache(maxsize=4)
-def _steps(addresses: tuple[str, ...], *, ipv6: bool, link: bool) -> list[_Step]:
+def _steps(addresses: tuple[str, ...], *, ipv6: bool, link: bool) -> list[Step]:
     """Return what is to be done, in order; a step's place is its message's sequence number."""
-    steps = [_Step("bring lo up", _link(k.LOOPBACK_INDEX), _V4)]
-    families = _FAMILIES[: 1 + ipv6]
+    steps = [Step("bring lo up", link_message(k.LOOPBACK_INDEX), _V4)]
+    families = FAMILIES[: 1 + ipv6]
     for family in families:
         found = _addresses(family, link=link)
-        steps += [_Step(what, data, family.number) for what, data in found]
+        steps += [Step(what, data, family.number) for what, data in found]
     index = k.LINK_INDEX if link else k.LOOPBACK_INDEX
     for address in addresses:
-        family = _FAMILIES[":" in address]
+        family = FAMILIES[":" in address]
         if family in families:
-            data = _address(family, address, family.bits, index)
-            steps.append(_Step(f"add {address}", data, family.number, needed=False))
-    return [step._replace(data=_numbered(step.data, at)) for at, step in enumerate(steps)]
+            data = address_message(family, address, family.bits, index)
+            steps.append(Step(f"add {address}", data, family.number, needed=False))
+    return [step._replace(data=numbered(step.data, at)) for at, step in enumerate(steps)]
 
 
-def _addresses(family: _Family, *, link: bool) -> Iterator[tuple[str, bytes]]:
+def _addresses(family: Family, *, link: bool) -> Iterator[tuple[str, bytes]]:
     """Yield what rules 2, 3 and 5 ask for in one family."""
     name, own = family.name, family.own
     if link:
-        yield f"add {own} to eth0", _address(family, own, family.length, k.LINK_INDEX)
-        yield f"route {name} to eth0", _out(family, k.RT_TABLE_MAIN, gateway=family.gateway)
+        yield f"add {own} to eth0", address_message(family, own, family.length, k.LINK_INDEX)
+        yield f"route {name} to eth0", out_message(family, k.RT_TABLE_MAIN, gateway=family.gateway)
         yield f"add a rule for {name}'s ICMP", _rule(family, _ICMP_RULE, k.RT_TABLE_MAIN)
     else:
-        yield f"add {own} to lo", _address(family, own, family.bits, k.LOOPBACK_INDEX)
+        yield f"add {own} to lo", address_message(family, own, family.bits, k.LOOPBACK_INDEX)
         yield f"add a rule for {name}'s ICMP", _rule(family, _ICMP_RULE, 0)
     if family.number == _V4:
         yield f"make {k.RESOLVER_V4} local", _local(family, k.RT_TABLE_LOCAL, k.RESOLVER_V4)
         if link:  # IPv6 has such a route by itself
-            yield "route multicast to eth0", _out(family, k.CAPTURE_TABLE, ("224.0.0.0", 3))
+            yield "route multicast to eth0", out_message(family, k.CAPTURE_TABLE, ("224.0.0.0", 3))
     yield f"make every {name} address local", _local(family, k.CAPTURE_TABLE)
     yield f"add a rule for {name}", _rule(family, _CAPTURE_RULE, k.CAPTURE_TABLE)
 
@@ -200,15 +206,15 @@ def _addresses(family: _Family, *, link: bool) -> Iterator[tuple[str, bytes]]:
 def _new_link(kind: str) -> bytes:
     info = attribute(k.IFLA_INFO_KIND, kind.encode())
     name = attribute(k.IFLA_IFNAME, b"eth0\0")
-    return _link(k.LINK_INDEX, name + attribute(k.IFLA_LINKINFO, info))
+    return link_message(k.LINK_INDEX, name + attribute(k.IFLA_LINKINFO, info))
 
 
-def _link(index: int, attributes: bytes = b"") -> bytes:
+def link_message(index: int, attributes: bytes = b"") -> bytes:
     head = _LINK.pack(socket.AF_UNSPEC, 0, index, k.IFF_UP, k.IFF_UP)
     return message(k.RTM_NEWLINK, head + attributes, flags=k.NLM_F_CREATE)
 
 
-def _address(family: _Family, address: str, length: int, index: int) -> bytes:
+def address_message(family: Family, address: str, length: int, index: int) -> bytes:
     flags = k.IFA_F_NODAD if family.number == _V6 else 0
     head = _ADDRESS.pack(family.number, length, flags, k.RT_SCOPE_UNIVERSE, index)
     packed = socket.inet_pton(family.number, address)
@@ -216,14 +222,14 @@ def _address(family: _Family, address: str, length: int, index: int) -> bytes:
     return message(k.RTM_NEWADDR, head + both, flags=k.NLM_F_CREATE)
 
 
-def _local(family: _Family, table: int, target: str = "") -> bytes:
+def _local(family: Family, table: int, target: str = "") -> bytes:
     """Make `target`, or every address, one of ours."""
     kind = _Kind(k.RTN_LOCAL, family.host, k.LOOPBACK_INDEX)
     return _route(family, table, kind, (target, family.bits) if target else ("", 0))
 
 
-def _out(
-    family: _Family, table: int, target: tuple[str, int] = ("", 0), *, gateway: str = ""
+def out_message(
+    family: Family, table: int, target: tuple[str, int] = ("", 0), *, gateway: str = ""
 ) -> bytes:
     """Route `target`, or everything, out of eth0."""
     scope = k.RT_SCOPE_UNIVERSE if gateway else k.RT_SCOPE_LINK
@@ -231,7 +237,7 @@ def _out(
 
 
 def _route(
-    family: _Family, table: int, kind: _Kind, target: tuple[str, int], gateway: str = ""
+    family: Family, table: int, kind: _Kind, target: tuple[str, int], gateway: str = ""
 ) -> bytes:
     number, (prefix, length) = family.number, target
     head = _ROUTE.pack(number, length, 0, 0, table, k.RTPROT_STATIC, kind.scope, kind.type, 0)
@@ -244,7 +250,7 @@ def _route(
     return message(k.RTM_NEWROUTE, head + body, flags=k.NLM_F_CREATE)
 
 
-def _rule(family: _Family, priority: int, table: int) -> bytes:
+def _rule(family: Family, priority: int, table: int) -> bytes:
     """Look all packets, or with _ICMP_RULE those of ICMP, up in `table` (0: unreachable)."""
     action = k.FR_ACT_TO_TBL if table else k.FR_ACT_UNREACHABLE
     body = _RULE.pack(family.number, 0, 0, 0, table, action, 0)
@@ -254,6 +260,6 @@ def _rule(family: _Family, priority: int, table: int) -> bytes:
     return message(k.RTM_NEWRULE, body, flags=k.NLM_F_CREATE)
 
 
-def _numbered(data: bytes, sequence: int) -> bytes:
+def numbered(data: bytes, sequence: int) -> bytes:
     """Return the message with a sequence number (struct nlmsghdr)."""
     return data[:8] + _NUMBER.pack(sequence) + data[12:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +26,7 @@ REQUIRED_IN_SDIST = {
     "cassettes",
     "docs",
     "examples",
+    "hatch_build.py",
     "pyproject.toml",
     "pytest_netcapture",
     "redirect",
@@ -40,15 +43,19 @@ print(getattr(build, "build_" + sys.argv[1])(sys.argv[2]))
 """
 
 
-def build(kind: str, source: Path, target: Path) -> Path:
-    """Build a "wheel" or an "sdist" as pip would, without its isolation, which needs a network."""
+def build(kind: str, source: Path, target: Path, stack: str = "skip") -> Path:
+    """Build a "wheel" or an "sdist" as pip would, without its isolation, which needs a network.
+
+    `stack`: whether the library of `tun` is built (hatch_build.py).
+    """
     target.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", BUILD, kind, str(target)],
         cwd=source,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
+        env=os.environ | {"NETCAPTURE_STACK": stack},
     )
     assert done.returncode == 0, done.stderr
     return target / done.stdout.split()[-1]
@@ -94,7 +101,10 @@ def sources() -> set[str]:
 def python_files(top: Path) -> set[str]:
     paths = (p.relative_to(top) for p in top.rglob("*.py"))
     return {
-        p.as_posix() for p in paths if not (top.name == "pytest_netcapture" and p.parts[0] in ROOMS)
+        p.as_posix()
+        for p in paths
+        if not (top.name == "pytest_netcapture" and p.parts[0] in ROOMS)
+        and p.name != "tun_ffi_build.py"
     }
 
 
@@ -129,6 +139,26 @@ def test_the_sdist_has_the_top_level_of_the_project(unpacked):
 def test_a_wheel_of_the_sdist_equals_one_of_the_tree(wheel, unpacked, folder):
     again = contents(build("wheel", unpacked, folder / "from-sdist"))
     assert again == contents(wheel)
+
+
+def test_where_there_is_cargo_the_wheel_has_the_stack(wheel, unpacked, folder):
+    if shutil.which("cargo") is None:
+        pytest.skip("needs cargo")
+    built = build("wheel", unpacked, folder / "with-stack", stack="require")
+    library = "pytest_netcapture/redirect/libnetcapture_stack.so"
+    assert set(contents(built)) - set(contents(wheel)) == {library}
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert "-py3-none-linux_" in built.name
+
+
+def test_where_there_is_none_the_wheel_is_pure_unless_it_may_not_be(
+    wheel, unpacked, folder, monkeypatch
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    pure = build("wheel", unpacked, folder / "without-cargo", stack="auto")
+    assert contents(pure) == contents(wheel)
+    with pytest.raises(AssertionError, match="cargo is not installed"):
+        build("wheel", unpacked, folder / "impossible", stack="require")
 
 
 def test_nothing_is_imported_under_a_second_name():

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import struct
@@ -44,6 +46,7 @@ from pytest_netcapture.flows import (
     TcpFlow,
     UdpFlow,
 )
+from pytest_netcapture.redirect.base import was_reset
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
@@ -115,6 +118,8 @@ class _Client(_Side):
         self.connection.layer.client_data(bytes(_READ_BUFFER[:nbytes]))
 
     def eof_received(self) -> bool:
+        if self.connection.client_reset_error() is not None:
+            return False
         self.connection.client_ended = True
         self.connection.layer.client_eof()
         return not self.connection.endpoint.tls
@@ -165,6 +170,7 @@ class Connection:
         self.layer: Layer = OpeningLayer(self)
         self.client_ended = self.server_ended = False
         self._client_socket: socket.socket | None = client
+        self._client_end = client  # what a transport cannot tell of it
         self._server_socket = pending.server
         self._client: asyncio.Transport | None = None
         self._server: _Server | None = None
@@ -280,7 +286,7 @@ class Connection:
         self._client_socket = None
         self._to_client.clear()
         if self._client is not None:
-            _abort(self._client)
+            _abort(self._client, self._client_end)
         self.drop_server()
         if self._client is None:
             self._finish()
@@ -478,6 +484,7 @@ class Connection:
     def client_lost(self, error: Exception | None) -> None:
         if self._closed:
             return
+        error = error or self.client_reset_error()
         self._client_gone()
         self._client_reset = error is not None
         if error is not None:
@@ -498,6 +505,12 @@ class Connection:
         elif not self.server_ended:
             self.layer.server_eof()
         self.server_ended = False
+
+    def client_reset_error(self) -> ConnectionResetError | None:
+        """Return what a transport would say, if the end that it has read was a reset."""
+        if not was_reset(self._client_end):
+            return None
+        return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     def client_ready(self, transport: asyncio.Transport) -> None:
         self._client = transport
@@ -611,9 +624,10 @@ class Connection:
                 transport.resume_reading()
 
 
-def _abort(transport: asyncio.Transport) -> None:
-    """Close a transport with a reset."""
-    sock = transport.get_extra_info("socket")
+def _abort(transport: asyncio.Transport, sock: socket.socket | None = None) -> None:
+    """Close a transport, of `sock` if that is known, with a reset."""
+    if sock is None or sock.fileno() < 0:
+        sock = transport.get_extra_info("socket")
     if sock is not None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)

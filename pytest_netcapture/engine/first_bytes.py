@@ -1,14 +1,16 @@
 """The first bytes of a connection, looked at and left where they are (recv(2), MSG_PEEK).
 
 1. A transport that does TLS gets the ClientHello whole, and a relay passes it on as it came.
-2. Waiting for the rest of one costs no polling: SO_RCVLOWAT (socket(7)) wakes when it is there.
-3. A client that hangs up while nobody reads from it is noticed only by its socket's state.
+2. What has been peeked at can still be read, so waiting for more takes an edge (epoll(7), EPOLLET).
+3. A client that hangs up while nobody reads from it is noticed only by its socket's state, which
+   is asked for in a way that a TCP socket and a socket pair both know (poll(2), POLLRDHUP).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -23,8 +25,6 @@ FIRST_BYTES_TIMEOUT = 3.0
 """Seconds that a client without a server (replay) may take to say what it wants."""
 _VIGIL = 0.25
 """Seconds that a server may take for its handshake until the client is watched meanwhile."""
-_ESTABLISHED = 1
-"""tcpi_state, the first byte of struct tcp_info (linux/tcp.h)."""
 
 
 async def client_hello(loop: Any, connection: Connection) -> ClientHello | None:
@@ -38,14 +38,15 @@ async def client_hello(loop: Any, connection: Connection) -> ClientHello | None:
         parsed = parse_client_hello(data)
         if not isinstance(parsed, NeedMore):
             return parsed if isinstance(parsed, ClientHello) else None
-        wanted = max(parsed.length, len(data) + 1)
-        if len(data) >= PEEK or not await _wait_for(loop, connection, sock, wanted, len(data)):
+        if len(data) >= PEEK or not await _wait_for(loop, connection, sock, len(data)):
             return None
 
 
 def has_left(sock: socket.socket) -> bool:
     """Tell whether the peer has ended its side of a connection, or reset it."""
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+    asked = select.poll()
+    asked.register(sock, select.POLLRDHUP)
+    return bool(asked.poll(0))
 
 
 class Vigil:
@@ -58,26 +59,24 @@ class Vigil:
         self._loop = loop
         self._sock = sock
         self._left = left
-        self._watching = False
+        self._watching: select.epoll | None = None
         self._timer = loop.call_later(_VIGIL, self._begin)
 
     def end(self) -> None:
         self._timer.cancel()
-        if self._watching:
-            self._watching = False
-            self._loop.remove_reader(self._sock.fileno())
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if self._watching is not None:
+            self._loop.remove_reader(self._watching.fileno())
+            self._watching.close()
+            self._watching = None
 
     def _begin(self) -> None:
-        # An end wakes whatever the mark is (tcp_poll); what has been peeked at does not.
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, PEEK)
-        self._loop.add_reader(self._sock.fileno(), self._readable)
-        self._watching = True
+        self._watching = select.epoll()
+        self._watching.register(self._sock, select.EPOLLRDHUP)
+        self._loop.add_reader(self._watching.fileno(), self._hung_up)
 
-    def _readable(self) -> None:
+    def _hung_up(self) -> None:
         self.end()
-        if has_left(self._sock):
-            self._left()
+        self._left()
 
 
 async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes:
@@ -95,17 +94,18 @@ async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes
         return b""
 
 
-async def _wait_for(
-    loop: Any, connection: Connection, sock: socket.socket, wanted: int, have: int
-) -> bool:
-    """Wait until `wanted` bytes can be read; False when either side ends before."""
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(wanted, PEEK))
-        await _any_readable(loop, _descriptors(connection, sock))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        return len(sock.recv(PEEK, socket.MSG_PEEK)) > have
-    except OSError:
-        return False
+async def _wait_for(loop: Any, connection: Connection, sock: socket.socket, have: int) -> bool:
+    """Wait until more than `have` bytes can be read; False when either side ends before."""
+    with select.epoll() as arrivals:
+        try:
+            arrivals.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+            arrivals.poll(0)  # what is there by now
+            if len(sock.recv(PEEK, socket.MSG_PEEK)) <= have and not has_left(sock):
+                watched = [arrivals.fileno(), *_descriptors(connection, sock)[1:]]
+                await _any_readable(loop, watched)
+            return len(sock.recv(PEEK, socket.MSG_PEEK)) > have
+        except OSError:
+            return False
 
 
 def _descriptors(connection: Connection, sock: socket.socket) -> list[int]:

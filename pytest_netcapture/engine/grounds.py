@@ -26,7 +26,10 @@ from pytest_netcapture.redirect.seccomp_places import Places
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
+    from pytest_netcapture.redirect.tproxy import TproxyRedirector
+    from pytest_netcapture.redirect.tun import TunRedirector
 
+AUTO, TUN = "auto", "tun"
 _HOST = 0
 _SLUG = "docs/redirectors.md#seccomp"
 
@@ -40,6 +43,8 @@ class Ground(NamedTuple):
     own: dict[str, str]
     """The addresses of this machine's own name, by type of record."""
     makes_sockets: bool = False
+    note: str = ""
+    """Why it is not the first choice."""
 
 
 def make(engine: Engine, hopper: Hopper, addresses: tuple[str, ...]) -> Ground:
@@ -47,18 +52,54 @@ def make(engine: Engine, hopper: Hopper, addresses: tuple[str, ...]) -> Ground:
     options = engine.options
     if options.seccomp is not None:
         return _places(engine, options, options.seccomp)
-    return _namespaces(engine.loop, options, hopper, addresses)
+    if options.settings.redirector == TUN:
+        return _tun(engine.loop, options, hopper, addresses)
+    from pytest_netcapture.redirect.tproxy import TproxyRedirector
+
+    redirector = TproxyRedirector(addresses=addresses)
+    return _namespaces(redirector, engine.loop, options, hopper)
 
 
-def _namespaces(
+def instead(
+    engine: Engine, hopper: Hopper, addresses: tuple[str, ...], refused: EnvironmentProblem
+) -> Ground:
+    """Make what is tried where namespaces work and tproxy does not. Raises `refused`, if none."""
+    if engine.options.seccomp is not None or engine.options.settings.redirector != AUTO:
+        raise refused
+    try:
+        ground = _tun(engine.loop, engine.options, hopper, addresses)
+    except EnvironmentProblem as problem:
+        raise combined(refused, problem) from problem
+    first = refused.message.partition("\n")[0]
+    note = f"netcapture: tun takes the place of tproxy ({first}): see docs/redirectors.md#tun"
+    return ground._replace(note=note)
+
+
+def combined(refused: EnvironmentProblem, also: EnvironmentProblem) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{refused.message}\n  nor with tun: {also.message}",
+        cure=f"{refused.cure}; or {also.cure}",
+        slug=refused.slug,
+    )
+
+
+def _tun(
     loop: asyncio.AbstractEventLoop,
     options: EngineOptions,
     hopper: Hopper,
     addresses: tuple[str, ...],
 ) -> Ground:
-    from pytest_netcapture.redirect.tproxy import TproxyRedirector
+    from pytest_netcapture.redirect.tun import TunRedirector
 
-    redirector = TproxyRedirector(addresses=addresses)
+    return _namespaces(TunRedirector(addresses=addresses), loop, options, hopper)
+
+
+def _namespaces(
+    redirector: TproxyRedirector | TunRedirector,
+    loop: asyncio.AbstractEventLoop,
+    options: EngineOptions,
+    hopper: Hopper,
+) -> Ground:
     attribution = Attribution(redirector.owners, options.parent_pid)
     own = {"A": OWN_V4, "AAAA": OWN_V6}
     return Ground(redirector, Pool(loop, hopper, redirector), attribution, own)

@@ -179,7 +179,8 @@ class Interception:
             await start(connection, layer, context)
             if connection.speaks_first and not connection.over:
                 connection.become_raw(SERVER_FIRST)
-        except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:
+        except (ssl.SSLError, OSError, asyncio.TimeoutError) as failed:
+            error = connection.client_reset_error() or failed
             self._refused(connection, error, bad)
             connection._client_reset = getattr(error, "errno", None) == errno.ECONNRESET
             connection.reset()  # and the server's side as the client ended its own

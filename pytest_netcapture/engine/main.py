@@ -96,9 +96,7 @@ class Engine:
         self.upstream_tls = UpstreamTls(loop, options.roots)
         self.addresses = own_addresses()
         self.hopper = Hopper()
-        self.ground = grounds.make(self, self.hopper, self.addresses)
-        self.redirector, self.pool, self.attribution = self.ground[:3]
-        self.dialer = Dialer(loop, self.hopper, self.attribution.listens, options.upstream)
+        self._stand_on(grounds.make(self, self.hopper, self.addresses))
         self.opener = Opener(self)
         self.requests = Requests(self)
         self.publisher = Publisher(self)
@@ -114,8 +112,7 @@ class Engine:
 
     async def run(self) -> None:
         self._watch_parent()
-        self.redirector.start(self.loop, self, self.poller)
-        namespace = self.session_namespace = await self.pool.make()
+        namespace = self.session_namespace = await self._first_namespace()
         self.control.start(self.loop)
         self.control.send(
             Ready(
@@ -127,6 +124,7 @@ class Engine:
                 os.getpid(),
                 makes_sockets=self.ground.makes_sockets,
                 fds=int(self.redirector.isolates),
+                note=self.ground.note,
             ),
             [namespace.fd] if self.redirector.isolates else [],
         )
@@ -136,6 +134,26 @@ class Engine:
             self.dialer.stash(namespace)
         await self._stopped.wait()
         await self._shut_down()
+
+    def _stand_on(self, ground: grounds.Ground) -> None:
+        self.ground = ground
+        self.redirector, self.pool, self.attribution = ground[:3]
+        self.dialer = Dialer(
+            self.loop, self.hopper, self.attribution.listens, self.options.upstream
+        )
+        self.redirector.start(self.loop, self, self.poller)
+
+    async def _first_namespace(self) -> EngineNamespace:
+        try:
+            return await self.pool.make()
+        except EnvironmentProblem as refused:
+            other = grounds.instead(self, self.hopper, self.addresses, refused)
+            self.attribution.close()
+            self._stand_on(other)
+            try:
+                return await self.pool.make()
+            except EnvironmentProblem as also:
+                raise grounds.combined(refused, also) from also
 
     def stop(self) -> None:
         self._stopped.set()

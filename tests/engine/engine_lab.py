@@ -33,6 +33,7 @@ from pytest_netcapture.settings import (
 
 TIMEOUT = 30
 PLAIN = Settings()
+REDIRECTOR = os.environ.get("NETCAPTURE_TEST_REDIRECTOR", "auto")
 
 
 def settings(
@@ -84,7 +85,7 @@ def in_sandbox(function: Callable[[Sandbox], Any], wanted: Settings = PLAIN) -> 
 def _child(function, wanted, writer) -> None:
     result: tuple[bool, Any]
     try:
-        session = Session.start(Settings())
+        session = Session.start(Settings(redirector=REDIRECTOR))
         scope = session.begin("a test", wanted)
         sandbox = Sandbox(session, scope)
         value = function(sandbox)

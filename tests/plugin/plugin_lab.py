@@ -7,6 +7,7 @@ A sandbox is entered by a fresh process with one thread, so every scenario runs 
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import subprocess
@@ -20,6 +21,8 @@ import pytest
 
 HOST = "api.example.com"
 URL = f"https://{HOST}"
+_ASKED = os.environ.get("NETCAPTURE_TEST_REDIRECTOR")
+REDIRECTOR = [f"--netcapture-redirector={_ASKED}"] if _ASKED else []
 HERE = Path(__file__).parent
 TIMEOUT = 60
 QUIET = (
@@ -96,7 +99,7 @@ class Project:
 
     def arguments(self, *args: str, netcapture: bool = True, use: str = "") -> list[str]:
         quiet = [part for name in QUIET if name not in use.split() for part in ("-p", f"no:{name}")]
-        on = ["--netcapture", *self.server.options()] if netcapture else []
+        on = ["--netcapture", *REDIRECTOR, *self.server.options()] if netcapture else []
         return [*quiet, *on, *args]
 
     def run(self, *args: str, netcapture: bool = True, use: str = "") -> pytest.RunResult:

@@ -170,8 +170,13 @@ class Lab:
         self.verdict = Verdict.ACCEPT
         self.events = queue.SimpleQueue()
         self.errors = []
-        self.redirector = TproxyRedirector(addresses=MACHINE, **options)
-        self.redirector._way = way
+        if os.environ.get("NETCAPTURE_TEST_REDIRECTOR") == "tun":
+            from pytest_netcapture.redirect.tun import TunRedirector
+
+            self.redirector = TunRedirector(addresses=MACHINE, **options)
+        else:
+            self.redirector = TproxyRedirector(addresses=MACHINE, **options)
+            self.redirector._way = way
         self._start_loop()
         unshare(k.CLONE_NEWNET)
         self.space = Space(number)

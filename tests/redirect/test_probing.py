@@ -30,11 +30,11 @@ def test_tells_something_and_changes_nothing():
 
 @isolated
 def test_works_in_a_thread_with_privilege():
-    assert probing._try_in_thread().available
+    assert probing._try_in_thread("tproxy").available
 
 
 def test_never_raises(monkeypatch):
-    monkeypatch.setattr(probing, "_try_in_thread", lambda: 1 / 0)
+    monkeypatch.setattr(probing, "_try_in_thread", lambda _name: 1 / 0)
     support = tproxy.probe()
     assert not support.available
     assert "ZeroDivisionError" in support.reason
