@@ -33,7 +33,7 @@ class Poller:
         self._gates: _Watched = {}
         self._urgent = select.epoll()
         self._epoll = select.epoll()
-        self._epoll.register(self._urgent.fileno(), select.EPOLLIN)
+        loop.add_reader(self._urgent.fileno(), self._serve_urgent)
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def add_reader(self, fd: int, callback: Callback, *args: Any) -> None:
@@ -67,9 +67,9 @@ class Poller:
 
     def close(self) -> None:
         if not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
-            self._urgent.close()
+            for watched in (self._epoll, self._urgent):
+                self._loop.remove_reader(watched.fileno())
+                watched.close()
 
     def _mask(self, fd: int) -> int:
         readable = select.EPOLLIN if fd in self._readers else 0
@@ -90,10 +90,13 @@ class Poller:
             else:
                 self._epoll.unregister(fd)
 
+    def _serve_urgent(self) -> None:
+        for fd, _ in self._urgent.poll(0, _BATCH):
+            _call(self._gates.get(fd))
+
     def _ready(self) -> None:
         for fd, events in self._epoll.poll(0, _BATCH):
-            for gate, _ in self._urgent.poll(0, _BATCH):
-                _call(self._gates.get(gate))
+            self._serve_urgent()
             if events & ~select.EPOLLOUT:
                 _call(self._readers.get(fd))
             if events & ~select.EPOLLIN:

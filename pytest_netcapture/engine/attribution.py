@@ -6,7 +6,7 @@
 2. The socket's inode comes from sock_diag(7), its process from /proc (`redirect.owners`).
 3. A program that connects again tends to get the same descriptor or the next one. Looking whether
    that is so takes 5 µs, a thread and a search 200; so it comes first, on the loop's thread. The
-   parent of a forked process has to be without that descriptor, or else it made the socket.
+   parent of a forked process has to be without a socket that it had at first, or else it made it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -150,16 +150,19 @@ class Guesses:
     def __init__(self) -> None:
         self._last = _Seen(0)
         self._parent = _Seen(0)
+        self._first: Collection[str] = ()
         self._descriptors: list[int] = []
 
     def learn(self, pid: int, link: str) -> None:
         """Note where `pid` has the socket."""
-        descriptor = _descriptor_of(pid, link)
+        descriptors = _descriptors_of(pid)
+        descriptor = descriptors.get(link, -1)
         if descriptor < 0:
             return
         if pid != self._last.pid:
             self.close()
             self._last, self._parent, self._descriptors = _Seen(pid), _Seen(_parent_of(pid)), []
+            self._first = descriptors.keys()
         self._descriptors = [descriptor, *self._descriptors[: _GUESSES - 1]]
 
     def close(self) -> None:
@@ -175,7 +178,7 @@ class Guesses:
         known = self._descriptors
         for descriptor in (*known, known[0] + 1) if known else ():
             if self._last.has(descriptor, link):
-                if self._parent.has(descriptor, link):
+                if link in self._first and self._parent.has(descriptor, link):
                     return 0
                 if descriptor != known[0]:
                     others = [d for d in known if d != descriptor]
@@ -260,16 +263,11 @@ def _parent_of(pid: int) -> int:
     return 0
 
 
-def _is(pid: int, descriptor: int, link: str) -> bool:
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{descriptor}") == link
-    except OSError:
-        return False
-
-
-def _descriptor_of(pid: int, link: str) -> int:
+def _descriptors_of(pid: int) -> dict[str, int]:
+    """Return what a process has open, by the link in its /proc/PID/fd."""
+    found = {}
     with contextlib.suppress(OSError):
-        for name in reversed(os.listdir(f"/proc/{pid}/fd")):
-            if _is(pid, int(name), link):
-                return int(name)
-    return -1
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found[os.readlink(f"/proc/{pid}/fd/{name}")] = int(name)
+    return found
