@@ -205,14 +205,15 @@ class Cast:
         It is Kuhn's matching, one path at a time.
         """
         self.give_up(script)
-        return any(part.shared for part in script.parts) or self._claim(script, set())
+        return self._claim(script, set()) or any(part.shared for part in script.parts)
 
     def _claim(self, script: Script, tried: set[object]) -> bool:
-        for part in script.parts:
+        own = [part for part in script.parts if not part.shared]
+        for part in own:
             if part.key not in self._holders:
                 self._holders[part.key] = script
                 return True
-        for part in script.parts:
+        for part in own:
             if part.key not in tried:
                 tried.add(part.key)
                 if self._claim(self._holders[part.key], tried):

@@ -123,6 +123,7 @@ class PeekTcp(msgspec.Struct, tag_field="kind", tag="tcp"):
     address: str = ""
     sni: str = ""
     reason: str = ""
+    tls: bool = False
     error: FlowError | None = None
     turns: list[Turn] = []
 

@@ -251,7 +251,10 @@ class Cassette:
     def script(
         self, kind: str, names: Iterable[str], port: int, began: Callable[[], None]
     ) -> Script | Miss:
-        """Return what a connection ("tcp") or flow of datagrams ("udp") to a place plays."""
+        """Return what a new conversation with a place plays.
+
+        `kind` is tcp, udp, or tls for TCP inside of TLS that is taken off.
+        """
 
         def plays() -> None:
             self.played += 1
@@ -261,9 +264,9 @@ class Cassette:
             return early
         return self._talks.script(kind, self._known(names), port, plays)
 
-    def speaks_first(self, names: Iterable[str], port: int) -> bool:
+    def speaks_first(self, kind: str, names: Iterable[str], port: int) -> bool:
         """Tell whether the server of the next connection to a place is to speak first."""
-        return self.can_play and self._talks.speaks_first(self._known(names), port)
+        return self.can_play and self._talks.speaks_first(kind, self._known(names), port)
 
     def converses(self, kind: str, names: Iterable[str], port: int) -> bool:
         """Tell whether a conversation with a place, as bytes, was recorded."""

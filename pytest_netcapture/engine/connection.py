@@ -395,13 +395,21 @@ class Connection:
         cassette = self.scope.cassette
         if self.has_server or self._server_socket is not None or cassette is None:
             return False
-        return cassette.speaks_first(self.names, self.plan.address[1])
+        return cassette.speaks_first(self.kind, self.names, self.plan.address[1])
 
     @property
     def expects_client(self) -> bool:
         """Tell whether what was recorded of this place begins with the client, when it likes."""
         cassette = self.scope.cassette
-        return cassette is not None and cassette.converses("tcp", self.names, self.plan.address[1])
+        port = self.plan.address[1]
+        return cassette is not None and any(
+            cassette.converses(kind, self.names, port) for kind in ("tcp", "tls")
+        )
+
+    @property
+    def kind(self) -> str:
+        """What a conversation of bytes is on it: tcp, or tls if that was taken off."""
+        return "tls" if self.endpoint.tls else "tcp"
 
     @property
     def names(self) -> tuple[str, ...]:

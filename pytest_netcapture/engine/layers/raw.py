@@ -33,7 +33,12 @@ class RawLayer:
         self._over = False
         endpoint = context.endpoint
         self.flow = flow or TcpFlow(
-            host=endpoint.host, port=endpoint.port, sni=sni, reason=reason, started=context.now()
+            host=endpoint.host,
+            port=endpoint.port,
+            sni=sni,
+            tls=endpoint.tls,
+            reason=reason,
+            started=context.now(),
         )
         self._talk: Talk | None = None
         if not opaque:

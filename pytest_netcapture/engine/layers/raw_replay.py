@@ -32,6 +32,7 @@ class RawReplayLayer(Ignoring):
         self.flow = TcpFlow(
             host=endpoint.host,
             port=endpoint.port,
+            tls=endpoint.tls,
             reason=reason,
             started=context.now(),
             origin=Origin.PLAYED,
