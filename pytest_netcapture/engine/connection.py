@@ -357,15 +357,24 @@ class Connection:
         window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
         return GrowingBody(lambda: self.engine.scopes.spool(scope), window)
 
+    def passed_on(self, flow: AnyFlow) -> bool:
+        scope, late = self._scope()
+        return scope.id != flow.scope and not late
+
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         self.engine.loop.call_later(seconds, function)
 
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
     ) -> None:
-        if self._server is None and not self._connecting and self.scope.plays:
-            self._play_raw(reason, client_pending)
-            return
+        if self._server is None and not self._connecting:
+            if self.scope.plays:
+                self._play_raw(reason, client_pending)
+                return
+            if isinstance(self.layer, RawReplayLayer):
+                self.layer = Ignoring()
+                self.reset()  # it was played until now, so no server knows of it
+                return
         self._relay(reason, client_pending, server_pending)
 
     def unplayed(
