@@ -133,6 +133,7 @@ class Shelf:
         kind = ("tls" if peek.tls else "tcp") if isinstance(peek, PeekTcp) else "udp"
         if _is_playable(peek.turns):
             recording.early = not peek.turns[0].sent
+            recording.later = isinstance(peek, PeekTcp) and peek.later
             self.conversations.append(recording)
             for name in names:
                 self._conversations.setdefault((kind, name, peek.port), []).append(recording)

@@ -31,10 +31,14 @@ class Talks:
         self._loaded: dict[int, tuple[AnyRaw, list[tuple[int, int]]]] = {}
 
     def script(
-        self, kind: str, names: list[str], port: int, began: Callable[[], None]
+        self, kind: str, names: list[str], port: int, began: Callable[[], None], *, later: bool
     ) -> Script | Miss:
-        """Return what a new connection to a place may play; `began` is told when it does."""
+        """Return what a conversation with a place may play; `began` is told when it does.
+
+        What stood at the same part of a connection (`later` or not) comes first.
+        """
         recordings = self._shelf.talks(kind, names, port)
+        recordings.sort(key=lambda recording: recording.later is not later)
         if not recordings:
             return explain_raw(self._shelf, kind, names, port)
         left = [each for each in recordings if not each.played]
@@ -49,9 +53,7 @@ class Talks:
 
     def speaks_first(self, kind: str, names: list[str], port: int) -> bool:
         """Tell whether the server of the next connection to a place is to speak first."""
-        if any((name, port) in self._shelf.http_versions for name in names):
-            return False  # it is what followed an upgrade
-        recordings = self._shelf.talks(kind, names, port)
+        recordings = [each for each in self._shelf.talks(kind, names, port) if not each.later]
         left = [each for each in recordings if not each.played] or recordings[-1:]
         return bool(left) and left[0].early
 

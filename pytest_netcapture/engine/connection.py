@@ -332,6 +332,8 @@ class Connection:
             flow.host, flow.port = self.endpoint.host, self.endpoint.port
         self._flows[id(flow)] = flow
         first, self._connection_flow = self._connection_flow, None
+        if isinstance(flow, TcpFlow):
+            flow.later = first is None
         same = first is not None and (first.scope == scope.id or isinstance(flow, TcpFlow))
         if first is not None and same:
             self.engine.scopes.replace(first, flow)
@@ -414,6 +416,11 @@ class Connection:
         return cassette is not None and any(
             cassette.converses(kind, self.names, port) for kind in ("tcp", "tls")
         )
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether anything was said on it that was understood, or another test's."""
+        return self._connection_flow is None
 
     @property
     def kind(self) -> str:

@@ -489,7 +489,8 @@ class Engine:
             scope.counts.played += 1
 
         names, port = connection.names, connection.plan.address[1]
-        return scope.cassette.script(connection.kind, names, port, began)
+        later = connection.has_begun
+        return scope.cassette.script(connection.kind, names, port, began, later=later)
 
     def blocks(self, connection: Connection, flow: TcpFlow | None) -> bool:
         """Reset a connection that may not be dialled late, and say so; else return False."""

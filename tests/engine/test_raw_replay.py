@@ -486,3 +486,30 @@ def test_what_was_used_up_goes_live_where_it_may(path):
         assert live == ([[b"hi\n", b"re: one\n", b""]] * 2, [])
         assert server.connections == 2
     assert play(talk, path) == live
+
+
+@pytest.mark.parametrize("greeting", [b"", b"welcome\n"])
+def test_what_follows_an_upgrade(path, greeting):
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: lines\r\n\r\n"
+
+    def handle(conn):
+        conn.recv(1000)
+        conn.sendall(switch)
+        lines(greeting=greeting)(conn)
+
+    def talk(sandbox):
+        with dial() as sock:
+            sock.sendall(
+                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: lines\r\n\r\n"
+            )
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += sock.recv(1)
+            heard = line(sock) if greeting else b""
+            sock.sendall(b"hello\n")
+            return head, heard, line(sock), sandbox.problems()
+
+    with serving(handle) as server:
+        recorded = record(talk, server, path)
+    assert recorded == (switch, greeting, b"re: hello\n", [])
+    assert play(talk, path) == recorded
