@@ -13,7 +13,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_netcapture.engine.layers.sniff import ClientHello, NeedMore, parse_client_hello
+from pytest_netcapture.engine.layers.opening import PATIENCE
+from pytest_netcapture.engine.layers.sniff import HEAD, ClientHello, NeedMore, parse_client_hello
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Connection
@@ -98,10 +99,14 @@ async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes
 async def _wait_for(
     loop: Any, connection: Connection, sock: socket.socket, wanted: int, have: int
 ) -> bool:
-    """Wait until `wanted` bytes can be read; False when either side ends before."""
+    """Wait until `wanted` bytes can be read; False when either side ends before.
+
+    What is too short to be told from TLS is not waited for long: its client may wait, too.
+    """
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, min(wanted, PEEK))
-        await _any_readable(loop, _descriptors(connection, sock))
+        patience = PATIENCE if have < HEAD else None
+        await _any_readable(loop, _descriptors(connection, sock), patience)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         return len(sock.recv(PEEK, socket.MSG_PEEK)) > have
     except OSError:

@@ -513,3 +513,22 @@ def test_what_follows_an_upgrade(path, greeting):
         recorded = record(talk, server, path)
     assert recorded == (switch, greeting, b"re: hello\n", [])
     assert play(talk, path) == recorded
+
+
+@pytest.mark.parametrize("first", [b"P", b"\x00", b"\x16", b"GET"])
+def test_a_few_bytes_that_may_begin_anything(path, first):
+    """They are what a protocol that we know begins with, and the client waits for an answer."""
+
+    def handle(conn):
+        assert conn.recv(100) == first
+        conn.sendall(b"?")
+
+    def talk(sandbox):
+        with dial() as sock:
+            sock.sendall(first)
+            return sock.recv(10), sandbox.problems()
+
+    with serving(handle) as server:
+        recorded = record(talk, server, path)
+    assert recorded == (b"?", [])
+    assert play(talk, path) == recorded
