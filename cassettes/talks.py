@@ -13,7 +13,8 @@ from pytest_netcapture.cassettes import session
 from pytest_netcapture.cassettes.explain import explain_raw, explain_used_up
 from pytest_netcapture.cassettes.masks import distance, found_by, learn
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.script import Cast, DatagramScript, Part, Script
+from pytest_netcapture.cassettes.part import Part
+from pytest_netcapture.cassettes.script import Cast, DatagramScript, Script
 from pytest_netcapture.cassettes.shelf import Shelf
 from pytest_netcapture.cassettes.source import Recording, Source
 from pytest_netcapture.flows import AnyRaw, TcpFlow, UdpFlow

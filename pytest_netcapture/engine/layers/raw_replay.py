@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.script import Script, Speech
+from pytest_netcapture.cassettes.part import Speech
+from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.engine.layers.layer import Context, Ignoring
 from pytest_netcapture.engine.layers.talk import Talk
 from pytest_netcapture.flows import FlowError, Origin, TcpFlow
