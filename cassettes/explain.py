@@ -56,10 +56,11 @@ def explain_dns(cassette: Cassette, name: str, rtype: str, server: str) -> Miss:
 def explain_raw(shelf: Shelf, kind: str, names: list[str], port: int) -> Miss:
     """Say that no conversation with a place that a client has one with can be played."""
     for name in names:
-        if why := shelf.opaque.get((kind, name, port)):
+        if why := shelf.opaque.get((kind.replace("tls", "tcp"), name, port)):
             reason = f"what was said was not recorded: {why}"
             return Miss(MissKind.NEVER, reason, advice="let the test reach its server")
-    reason = f"never recorded: no {kind.upper()} conversation with {names[0]}:{port}"
+    inside = {"tls": "conversation inside TLS"}.get(kind, f"{kind.upper()} conversation")
+    reason = f"never recorded: no {inside} with {names[0]}:{port}"
     return Miss(MissKind.NEVER, reason, advice=_RECORD)
 
 

@@ -124,6 +124,8 @@ class RawRecord(msgspec.Struct, omit_defaults=True):
 
 class TcpRecord(RawRecord, omit_defaults=True, tag_field="kind", tag="tcp"):
     sni: str = ""
+    tls: bool = False
+    later: bool = False
 
 
 class UdpRecord(RawRecord, omit_defaults=True, tag_field="kind", tag="udp"):
@@ -244,7 +246,7 @@ def _raw_record(flow: TcpFlow | UdpFlow, outgoing: BodyRef, incoming: BodyRef) -
         "echoes": flow.echoes,
     }
     if isinstance(flow, TcpFlow):
-        return TcpRecord(**common, sni=flow.sni)
+        return TcpRecord(**common, sni=flow.sni, tls=flow.tls, later=flow.later)
     return UdpRecord(**common, **{name: getattr(flow, name) for name in _DATAGRAMS})
 
 
@@ -347,7 +349,7 @@ def _connection(
     address = (record.address, record.port) if record.address else None
     if isinstance(record, RawRecord):
         kept = ("host", "port", "error", "reason", "sent", "received", "turns", "masks", "echoes")
-        own = ("sni",) if isinstance(record, TcpRecord) else _DATAGRAMS
+        own = ("sni", "tls", "later") if isinstance(record, TcpRecord) else _DATAGRAMS
         kind = TcpFlow if isinstance(record, TcpRecord) else UdpFlow
         return kind(
             **{name: getattr(record, name) for name in (*kept, *own)},

@@ -112,9 +112,10 @@ class Shelf:
     def _add_conversation(
         self, peek: PeekTcp | PeekUdp, recording: Recording, names: set[str]
     ) -> None:
-        kind = "tcp" if isinstance(peek, PeekTcp) else "udp"
+        kind = ("tls" if peek.tls else "tcp") if isinstance(peek, PeekTcp) else "udp"
         if _is_playable(peek.turns):
             recording.early = not peek.turns[0].sent
+            recording.later = isinstance(peek, PeekTcp) and peek.later
             self.conversations.append(recording)
             for name in names:
                 self._conversations.setdefault((kind, name, peek.port), []).append(recording)
@@ -172,7 +173,7 @@ class Shelf:
         return None
 
     def talks(self, kind: str, names: Iterable[str], port: int) -> list[Recording]:
-        """Return the conversations ("tcp" or "udp") with a place known by any of `names`."""
+        """Return the conversations (tcp, tls, udp) with a place known by any of `names`."""
         found = [self._conversations.get((kind, name, port), []) for name in names]
         every = {recording.offset: recording for each in found for recording in each}
         return [every[offset] for offset in sorted(every)]

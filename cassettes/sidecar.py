@@ -88,7 +88,8 @@ def _title(record: AnyRecord) -> str:
     if isinstance(record, ServiceRecord):
         return service_title(record, place)
     if isinstance(record, TcpRecord):
-        return f"TCP {place}" + (f" ({record.reason})" if record.reason else "")
+        kind = "TLS" if record.tls else "TCP"
+        return f"{kind} {place}" + (f" ({record.reason})" if record.reason else "")
     if isinstance(record, TlsRecord):
         return f"TLS {record.sni or place} failed on the {record.side}'s side: {record.detail}"
     return f"UDP {place}"

@@ -42,17 +42,17 @@ class Recording:
     """Where one flow is stored.
 
     `played` counts how often it answered; `bare`: no request body; `early`: the answer began before
-    the request was complete, or a server spoke first.
+    the request was complete, or a server spoke first; `later`: not at the connection's beginning.
     """
 
-    __slots__ = ("bare", "early", "offset", "played", "size", "source")
+    __slots__ = ("bare", "early", "later", "offset", "played", "size", "source")
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
         self.source = source
         self.offset = offset
         self.size = size
         self.played = 0
-        self.bare = self.early = False
+        self.bare = self.early = self.later = False
 
     def payload(self) -> bytes:
         return read_payload(self.source.descriptor, self.source.path, self.offset, self.size)
@@ -123,6 +123,8 @@ class PeekTcp(msgspec.Struct, tag_field="kind", tag="tcp"):
     address: str = ""
     sni: str = ""
     reason: str = ""
+    tls: bool = False
+    later: bool = False
     error: FlowError | None = None
     turns: list[Turn] = []
 

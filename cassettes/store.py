@@ -278,9 +278,19 @@ class Cassette:
         return flow
 
     def script(
-        self, kind: str, names: Iterable[str], port: int, began: Callable[[], None]
+        self,
+        kind: str,
+        names: Iterable[str],
+        port: int,
+        began: Callable[[], None],
+        *,
+        later: bool = False,
     ) -> Script | Miss:
-        """Return what a connection ("tcp") or flow of datagrams ("udp") to a place plays."""
+        """Return what a new conversation with a place plays.
+
+        `kind` is tcp, udp, or tls for TCP inside of TLS that is taken off; `later` says that there
+        was something else on the connection before. `began` is told when any of it is played.
+        """
 
         def plays() -> None:
             self.played += 1
@@ -288,11 +298,11 @@ class Cassette:
 
         if early := without_looking(self):
             return early
-        return self._talks.script(kind, self._known(names), port, plays)
+        return self._talks.script(kind, self._known(names), port, plays, later=later)
 
-    def speaks_first(self, names: Iterable[str], port: int) -> bool:
+    def speaks_first(self, kind: str, names: Iterable[str], port: int) -> bool:
         """Tell whether the server of the next connection to a place is to speak first."""
-        return self.can_play and self._talks.speaks_first(self._known(names), port)
+        return self.can_play and self._talks.speaks_first(kind, self._known(names), port)
 
     def converses(self, kind: str, names: Iterable[str], port: int) -> bool:
         """Tell whether a conversation with a place, as bytes, was recorded."""

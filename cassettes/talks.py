@@ -13,7 +13,8 @@ from pytest_netcapture.cassettes import session
 from pytest_netcapture.cassettes.explain import explain_raw, explain_used_up
 from pytest_netcapture.cassettes.masks import distance, found_by, learn
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.script import Cast, DatagramScript, Part, Script
+from pytest_netcapture.cassettes.part import Part
+from pytest_netcapture.cassettes.script import Cast, DatagramScript, Script
 from pytest_netcapture.cassettes.shelf import Shelf
 from pytest_netcapture.cassettes.source import Recording, Source
 from pytest_netcapture.flows import AnyRaw, TcpFlow, UdpFlow
@@ -31,28 +32,29 @@ class Talks:
         self._loaded: dict[int, tuple[AnyRaw, list[tuple[int, int]]]] = {}
 
     def script(
-        self, kind: str, names: list[str], port: int, began: Callable[[], None]
+        self, kind: str, names: list[str], port: int, began: Callable[[], None], *, later: bool
     ) -> Script | Miss:
-        """Return what a new connection to a place may play; `began` is told when it does."""
+        """Return what a conversation with a place may play; `began` is told when it does.
+
+        What stood at the same part of a connection (`later` or not) comes first.
+        """
         recordings = self._shelf.talks(kind, names, port)
+        recordings.sort(key=lambda recording: recording.later is not later)
         if not recordings:
             return explain_raw(self._shelf, kind, names, port)
-        left, shared = [each for each in recordings if not each.played], False
-        if not left:
-            if self._use.repeat is Repeat.ONCE:
-                return explain_used_up(recordings)
-            left, shared = recordings, True
-            if self._use.repeat is Repeat.LAST:
-                left = recordings[-1:]
-        parts = [self._part(recording, shared=shared) for recording in left]
-        make = Script if kind == "tcp" else DatagramScript
+        left = [each for each in recordings if not each.played]
+        parts = [self._part(recording) for recording in left]
+        if self._use.repeat is not Repeat.ONCE:
+            again = recordings[-1:] if self._use.repeat is Repeat.LAST else recordings
+            parts += [self._part(each, shared=True) for each in again if each.played]
+        if not parts:
+            return explain_used_up(recordings)
+        make = DatagramScript if kind == "udp" else Script
         return make(self._cast, parts, self._scrub, began=began, taken=self._taken)
 
-    def speaks_first(self, names: list[str], port: int) -> bool:
+    def speaks_first(self, kind: str, names: list[str], port: int) -> bool:
         """Tell whether the server of the next connection to a place is to speak first."""
-        if any((name, port) in self._shelf.http_versions for name in names):
-            return False  # it is what followed an upgrade
-        recordings = self._shelf.talks("tcp", names, port)
+        recordings = [each for each in self._shelf.talks(kind, names, port) if not each.later]
         left = [each for each in recordings if not each.played] or recordings[-1:]
         return bool(left) and left[0].early
 
@@ -60,7 +62,7 @@ class Talks:
         """Tell whether a recording was played, or is being played."""
         return bool(recording.played) or self._cast.holds(recording)
 
-    def _part(self, recording: Recording, *, shared: bool) -> Part:
+    def _part(self, recording: Recording, *, shared: bool = False) -> Part:
         loaded = self._loaded.get(id(recording))
         if loaded is None:
             flow = recording.flow()

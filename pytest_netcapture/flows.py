@@ -564,10 +564,13 @@ class RawFlow(Flow, kw_only=True, omit_defaults=True):
 class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
     """A connection whose content is not decoded.
 
-    `sni` names the server of an opaque TLS connection.
+    `sni` names the server of an opaque TLS connection; `tls` says that TLS was taken off, `later`
+    that something else was said on the connection before: an upgrade, or in another test.
     """
 
     sni: str = ""
+    tls: bool = False
+    later: bool = False
 
     protocol: ClassVar[str] = "tcp"
 

@@ -352,6 +352,8 @@ class Connection:
             flow.host, flow.port = self.endpoint.host, self.endpoint.port
         self._flows[id(flow)] = flow
         first, self._connection_flow = self._connection_flow, None
+        if isinstance(flow, TcpFlow):
+            flow.later = first is None
         same = first is not None and (first.scope == scope.id or isinstance(flow, TcpFlow))
         if first is not None and same:
             self.engine.scopes.replace(first, flow)
@@ -377,15 +379,24 @@ class Connection:
         window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
         return GrowingBody(lambda: self.engine.scopes.spool(scope), window)
 
+    def passed_on(self, flow: AnyFlow) -> bool:
+        scope, late = self._scope()
+        return scope.id != flow.scope and not late
+
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         self.engine.loop.call_later(seconds, function)
 
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
     ) -> None:
-        if self._server is None and not self._connecting and self.scope.plays:
-            self._play_raw(reason, client_pending)
-            return
+        if self._server is None and not self._connecting:
+            if self.scope.plays:
+                self._play_raw(reason, client_pending)
+                return
+            if isinstance(self.layer, RawReplayLayer):
+                self.layer = Ignoring()
+                self.reset()  # it was played until now, so no server knows of it
+                return
         self._relay(reason, client_pending, server_pending)
 
     def unplayed(
@@ -415,13 +426,26 @@ class Connection:
         cassette = self.scope.cassette
         if self.has_server or self._server_socket is not None or cassette is None:
             return False
-        return cassette.speaks_first(self.names, self.plan.address[1])
+        return cassette.speaks_first(self.kind, self.names, self.plan.address[1])
 
     @property
     def expects_client(self) -> bool:
         """Tell whether what was recorded of this place begins with the client, when it likes."""
         cassette = self.scope.cassette
-        return cassette is not None and cassette.converses("tcp", self.names, self.plan.address[1])
+        port = self.plan.address[1]
+        return cassette is not None and any(
+            cassette.converses(kind, self.names, port) for kind in ("tcp", "tls")
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether anything was said on it that was understood, or another test's."""
+        return self._connection_flow is None
+
+    @property
+    def kind(self) -> str:
+        """What a conversation of bytes is on it: tcp, or tls if that was taken off."""
+        return "tls" if self.endpoint.tls else "tcp"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -109,11 +109,8 @@ class Datagrams:
     def script(self, scope: Scope, seen: UdpFlow) -> Script | Miss | None:
         """Return what a flow plays, why nothing, or None when it is to be live."""
         assert seen.address is not None
-        if scope.cassette is None or not scope.plays or seen.reason == LOOPBACK:
+        if scope.cassette is None or not scope.plays or seen.reason:
             return None
-        if seen.reason:
-            miss = Miss(MissKind.NEVER, seen.reason, advice="let the test reach its server")
-            return None if scope.records else miss
 
         def began() -> None:
             scope.counts.played += 1
@@ -127,6 +124,11 @@ class Datagrams:
         assert seen.address is not None
         if seen.reason == LOOPBACK:
             return False
+        if scope.plays and not scope.records:
+            reason = seen.reason or f"never recorded: no UDP conversation with {seen.host}"
+            miss = Miss(MissKind.NEVER, reason, advice="let the test reach its server")
+            self._engine.scopes.problem(scope, pipeline.unmatched(seen, miss))
+            return True
         names = self._engine.names.of(seen.address[0])
         reason = pipeline.allowed(scope.settings, names, *seen.address)
         if reason:

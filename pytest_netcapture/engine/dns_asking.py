@@ -36,7 +36,8 @@ class Unanswered(Exception):
 class Asked:
     """Where and how captured code asked.
 
-    `ask` passes a query on to the server at the other end of a connection that there is already.
+    `ask` passes a query on to the server at the other end of a connection that there is already,
+    which is called `name`.
     """
 
     namespace: int
@@ -44,6 +45,7 @@ class Asked:
     server: Address
     transport: str
     ask: Callable[[bytes], Awaitable[bytes]] | None = None
+    name: str = ""
 
     @property
     def tcp(self) -> bool:

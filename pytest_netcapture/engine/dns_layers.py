@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_netcapture.engine.dns_asking import TIMEOUT, Asked, Unanswered
@@ -86,7 +87,7 @@ class TlsQueryLayer(QueryLayer):
         super().aborted(side, error)
 
     def _asked(self, asked: Asked) -> Asked:
-        return Asked(asked.namespace, asked.client, asked.server, asked.transport, self._ask)
+        return replace(asked, ask=self._ask, name=self._connection.endpoint.host)
 
     async def _ask(self, query: bytes) -> bytes:
         future: asyncio.Future[bytes] = self._engine.loop.create_future()

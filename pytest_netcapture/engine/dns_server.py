@@ -77,9 +77,8 @@ class DnsServer:
     def _chosen(self, asked: Asked) -> str:
         """Return which server the client has chosen, "" for one of resolv.conf."""
         address = asked.server[0]
-        if asked.transport != "tls" and address in (NAMESERVER, *self._nameservers):
-            return ""
-        return next(iter(self._engine.names.of(address)), address)
+        own = not asked.name and address in (NAMESERVER, *self._nameservers)
+        return "" if own else asked.name or address
 
     async def _resolve(
         self, scope: Scope, flow: DnsFlow, query: bytes, asked: Asked
@@ -90,7 +89,8 @@ class DnsServer:
                 "NXDOMAIN"  # RFC 6303 §4: nobody else's to answer, so never sent nor blocked
             )
             return None
-        recorded, problem = pipeline.decide_dns(scope, flow, asked.server)
+        names = self._engine.names.of(asked.server[0])
+        recorded, problem = pipeline.decide_dns(scope, flow, asked.server, names)
         if recorded is not None:
             flow.origin = Origin.PLAYED
             flow.rcode, flow.answers = recorded.rcode, list(recorded.answers)

@@ -15,7 +15,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_netcapture.engine.layers.sniff import ClientHello, NeedMore, parse_client_hello
+from pytest_netcapture.engine.layers.opening import PATIENCE
+from pytest_netcapture.engine.layers.sniff import HEAD, ClientHello, NeedMore, parse_client_hello
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Connection
@@ -95,14 +96,17 @@ async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes
 
 
 async def _wait_for(loop: Any, connection: Connection, sock: socket.socket, have: int) -> bool:
-    """Wait until more than `have` bytes can be read; False when either side ends before."""
+    """Wait until more than `have` bytes can be read; False when either side ends before.
+
+    What is too short to be told from TLS is not waited for long: its client may wait, too.
+    """
     with select.epoll() as arrivals:
         try:
             arrivals.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
             arrivals.poll(0)  # what is there by now
             if len(sock.recv(PEEK, socket.MSG_PEEK)) <= have and not has_left(sock):
                 watched = [arrivals.fileno(), *_descriptors(connection, sock)[1:]]
-                await _any_readable(loop, watched)
+                await _any_readable(loop, watched, PATIENCE if have < HEAD else None)
             return len(sock.recv(PEEK, socket.MSG_PEEK)) > have
         except OSError:
             return False

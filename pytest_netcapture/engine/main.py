@@ -519,7 +519,9 @@ class Engine:
         def began() -> None:
             scope.counts.played += 1
 
-        return scope.cassette.script("tcp", connection.names, connection.plan.address[1], began)
+        names, port = connection.names, connection.plan.address[1]
+        later = connection.has_begun
+        return scope.cassette.script(connection.kind, names, port, began, later=later)
 
     def blocks(self, connection: Connection, flow: TcpFlow | None) -> bool:
         """Reset a connection that may not be dialled late, and say so; else return False."""

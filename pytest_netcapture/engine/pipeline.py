@@ -168,9 +168,12 @@ def _play(cassette: Cassette, found: HttpFlow) -> Play:
 
 
 def decide_dns(
-    scope: Scope, flow: DnsFlow, server: Address
+    scope: Scope, flow: DnsFlow, server: Address, names: tuple[str, ...]
 ) -> tuple[DnsFlow | None, Problem | None]:
-    """Return the recorded answer, or the problem, or neither when `server` is to be asked."""
+    """Return the recorded answer, or the problem, or neither when the resolver is to be asked.
+
+    `server` is the one that the client asks, known by `names`.
+    """
     if scope.sealed:
         return None, after_the_end(flow, scope)
     cassette = scope.cassette
@@ -184,7 +187,7 @@ def decide_dns(
         return None, None
     reason = name_allowed(scope.settings, flow.name)
     if flow.server and (reason or name_only_by_address(scope.settings, flow.name)):
-        reason = allowed(scope.settings, (flow.server,), *server)
+        reason = allowed(scope.settings, (flow.server, *names), *server)
     return None, blocked(flow, reason) if reason else None
 
 

@@ -14,6 +14,8 @@ from pytest_netcapture.flows import (
     Message,
     Origin,
     Process,
+    RawFlow,
+    RawMessage,
     ServiceFlow,
     SqlFlow,
     TcpFlow,
@@ -68,9 +70,21 @@ def flow_block(flow: AnyFlow) -> list[str]:
         lines += [
             f"  > {n} = {cut(printable(repr(v)), 80)}" for n, v in enumerate(flow.parameters, 1)
         ]
+    elif isinstance(flow, RawFlow):
+        lines += [_raw_line(message) for message in flow.messages[:20]]
     if flow.error and flow.error.detail:
         lines.append(f"  ! {printable(flow.error.detail)}")
     return lines
+
+
+def _raw_line(message: RawMessage) -> str:
+    data = message.data[:_LONGEST_BODY]
+    text = printable(data.decode()) if _is_text(data) else data[:32].hex(" ")
+    return f"  {'>' if message.sent else '<'} ({size(len(message.data))}) {text}"
+
+
+def _is_text(data: bytes) -> bool:
+    return all(0x20 <= byte < 0x7F or byte in b"\r\n\t" for byte in data)
 
 
 def subject(flow: Flow) -> str:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.script import Cast, DatagramScript, Part, Script
+from pytest_netcapture.cassettes.part import Part
+from pytest_netcapture.cassettes.script import Cast, DatagramScript, Script
 from pytest_netcapture.flows import Body, TcpFlow, Turn
 
 

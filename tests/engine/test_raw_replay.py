@@ -3,10 +3,14 @@
 import contextlib
 import os
 import socket
+import ssl
 import threading
 
+import msgspec
 import pytest
-from engine_lab import in_sandbox, reset, serving, settings
+from engine_lab import Authority, in_sandbox, reset, serving, settings
+
+from pytest_netcapture.settings import CassetteUse, Filters, RecordMode, Repeat
 
 NAME = "raw.example.com"
 PORT = 7000
@@ -359,3 +363,172 @@ def test_the_text_beside_it_reads_as_the_conversation(path):
         "  > [fin]",
         "  < [fin]",
     ]
+
+
+def test_a_server_that_resets_wherever_it_is(path):
+    message = b"\x00\x0aten bytes."
+
+    def handle(conn):
+        (size,) = conn.recv(1)
+        conn.sendall(message[:size])
+        reset(conn)
+
+    def each(sandbox):
+        out = []
+        for size in range(len(message) + 1):
+            with dial() as sock:
+                sock.sendall(bytes([size]))
+                data = b""
+                try:
+                    while piece := sock.recv(100):
+                        data += piece
+                except ConnectionResetError:
+                    data += b"(reset)"
+                out.append(data)
+        return out, sandbox.problems()
+
+    with serving(handle) as server:
+        recorded = record(each, server, path)
+    # What the reset overtakes is lost, on any network; what came is what is played.
+    assert all(each.endswith(b"(reset)") for each in recorded[0])
+    assert play(each, path) == recorded
+
+
+def test_a_client_that_resets(path):
+    def talk(sandbox):
+        sock = dial()
+        sock.sendall(b"one\n")
+        answer = line(sock)
+        reset(sock)
+        sandbox.wait(lambda: sandbox.flows("tcp")[0].ended)
+        (flow,) = sandbox.flows("tcp")
+        return answer, flow.closed_by, flow.turns[-1].end, sandbox.problems()
+
+    with serving(lines()) as server:
+        recorded = record(talk, server, path)
+    assert recorded == (b"re: one\n", "client", "reset", [])
+    assert play(talk, path) == recorded
+
+
+@pytest.mark.parametrize("greeting", [b"", b"220 ready\n"])
+def test_what_tls_hides_is_taken_off(path, tmp_path, greeting):
+    authority = Authority(tmp_path)
+
+    def talk(sandbox):
+        context = ssl.create_default_context()
+        with context.wrap_socket(dial(), server_hostname=NAME) as tls:
+            heard = line(tls) if greeting else b""
+            tls.sendall(b"hello\n")
+            heard += line(tls)
+        sandbox.wait(lambda: sandbox.flows("tcp")[0].ended)
+        return heard, sandbox.flows("tcp")[0].sent_bytes, sandbox.problems()
+
+    with serving(lines(greeting=greeting), authority.context(NAME)) as server:
+        recorded = record(talk, server, path, ca=[authority.file])
+    assert recorded == (greeting + b"re: hello\n", b"hello\n", [])
+    assert play(talk, path) == recorded
+
+
+def test_a_place_that_is_known_by_address(path):
+    def talk(sandbox):
+        with socket.create_connection(("203.0.113.5", PORT), timeout=20) as sock:
+            sock.sendall(b"hello\n")
+            return line(sock), sandbox.problems()
+
+    with serving(lines()) as server:
+        wanted = settings(mappings=[f"203.0.113.5={server.at}"], cassette=path)
+        recorded = in_sandbox(talk, wanted)
+    assert play(talk, path) == recorded == (b"re: hello\n", [])
+
+
+def test_repeats(path):
+    with serving(lines()) as server:
+        record(lambda _: [ask(b"one\n"), ask(b"two\n")], server, path)
+    use = CassetteUse(str(path), RecordMode.NONE, Repeat.ANY)
+    wanted = msgspec.structs.replace(settings(), cassette=use)
+    found = in_sandbox(lambda s: ([ask(b"two\n") for _ in range(3)], s.problems()), wanted)
+    assert found == ([[b"re: two\n", b""]] * 3, [])
+
+
+def test_masks_that_are_given(path):
+    with serving(lines()) as server:
+        record(lambda _: ask(b"session=0123abcd now\n"), server, path)
+    use = CassetteUse(str(path), RecordMode.NONE, filters=Filters(masks=(r"session=(\w{8})",)))
+    wanted = msgspec.structs.replace(settings(), cassette=use)
+    found = in_sandbox(failing(b"session=ffff7777 now\n"), wanted)
+    assert found == ([b"re: session=0123abcd now\n", b""], [])
+
+
+def test_tls_that_is_passed_through_says_so(path, tmp_path):
+    authority = Authority(tmp_path)
+
+    def talk(sandbox):
+        context = ssl.create_default_context(cafile=authority.file)
+        try:
+            with context.wrap_socket(dial(), server_hostname=NAME) as tls:
+                tls.sendall(b"hello\n")
+                heard = line(tls)
+        except OSError as error:
+            heard = type(error).__name__
+        return heard, [p.reason for p in sandbox.problems()]
+
+    with serving(lines(), authority.context(NAME)) as server:
+        assert record(talk, server, path, passthrough=[NAME]) == (b"re: hello\n", [])
+    assert play(talk, path, passthrough=[NAME])[1] == [f"passthrough ({NAME})"]
+
+
+def test_what_was_used_up_goes_live_where_it_may(path):
+    """A server that speaks first is dialled before the client has said a word."""
+    with serving(lines(greeting=b"hi\n")) as server:
+        record(lambda _: ask(b"one\n", greeted=True), server, path)
+        talk = lambda s: ([ask(b"one\n", greeted=True) for _ in range(2)], s.problems())
+        live = record(talk, server, path, mode="new_episodes")
+        assert live == ([[b"hi\n", b"re: one\n", b""]] * 2, [])
+        assert server.connections == 2
+    assert play(talk, path) == live
+
+
+@pytest.mark.parametrize("greeting", [b"", b"welcome\n"])
+def test_what_follows_an_upgrade(path, greeting):
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: lines\r\n\r\n"
+
+    def handle(conn):
+        conn.recv(1000)
+        conn.sendall(switch)
+        lines(greeting=greeting)(conn)
+
+    def talk(sandbox):
+        with dial() as sock:
+            sock.sendall(
+                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: lines\r\n\r\n"
+            )
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += sock.recv(1)
+            heard = line(sock) if greeting else b""
+            sock.sendall(b"hello\n")
+            return head, heard, line(sock), sandbox.problems()
+
+    with serving(handle) as server:
+        recorded = record(talk, server, path)
+    assert recorded == (switch, greeting, b"re: hello\n", [])
+    assert play(talk, path) == recorded
+
+
+@pytest.mark.parametrize("first", [b"P", b"\x00", b"\x16", b"GET"])
+def test_a_few_bytes_that_may_begin_anything(path, first):
+    """They are what a protocol that we know begins with, and the client waits for an answer."""
+
+    def handle(conn):
+        assert conn.recv(100) == first
+        conn.sendall(b"?")
+
+    def talk(sandbox):
+        with dial() as sock:
+            sock.sendall(first)
+            return sock.recv(10), sandbox.problems()
+
+    with serving(handle) as server:
+        recorded = record(talk, server, path)
+    assert recorded == (b"?", [])
+    assert play(talk, path) == recorded

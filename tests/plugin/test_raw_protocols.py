@@ -134,3 +134,35 @@ def test_one_byte_changed_is_shown(project: Project, gauge: Gauge) -> None:
             "* + ...ratf",
         ]
     )
+
+
+def test_a_connection_that_outlives_its_test(project: Project, gauge: Gauge) -> None:
+    project.test(
+        f"""
+        import struct
+        pytestmark = pytest.mark.cassette
+        pool = []
+        def ask(text):
+            if not pool:
+                pool.append(socket.create_connection(("{TCP}", 9), 20))
+                pool.append(pool[0].makefile("rb").read)
+                assert pool[1](8) == b"\\0\\x05\\0gauge"
+            pool[0].sendall(struct.pack("!HB", len(text), 1) + text)
+            return pool[1](3 + len(text))[3:]
+        def test_first(netcapture):
+            assert ask(b"one") == b"ONE"
+            assert netcapture.tcp.one().sent_bytes == b"\\0\\x03\\x01one"
+        @pytest.mark.parametrize("n", range(2))
+        def test_next(netcapture, n):
+            assert ask(b"two%d" % n) == b"TWO%d" % n
+            assert ask(b"three") == b"THREE"
+            assert netcapture.tcp.one().received_bytes == b"\\0\\4\\x81TWO%d\\0\\5\\x81THREE" % n
+        def test_last():
+            assert ask(b"bye") == b"BYE"
+            pool[0].close()
+        """
+    )
+    project.run(*gauge.options()).assert_outcomes(passed=4)
+    again = project.run("--netcapture-record-mode=none")
+    again.assert_outcomes(passed=4)
+    assert receipt_of(again)["unused"] == 0

@@ -172,6 +172,9 @@ class Context(Protocol):
         reset the client. `flow` is the conversation's if it has begun; `reason` is for a new one.
         """
 
+    def passed_on(self, flow: AnyFlow) -> bool:
+        """Tell whether the test of `flow` has ended, and what is said now is another one's."""
+
     def after(self, seconds: float, function: Callable[[], None]) -> None:
         """Run `function` later."""
 

@@ -3,6 +3,7 @@
 1. Whoever speaks first decides: the client's bytes are sniffed; a server that speaks first is not
    one that we decode, unless what it says is how HTTP/2 begins.
 2. A protocol is one line in `PROTOCOLS`.
+3. Bytes that may begin a protocol wait for more, but not for long: their client may wait, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.POSTGRESQL: PostgresqlLayer,
     Guess.REDIS: redis_layer,
 }
+
+PATIENCE = 1.0
+"""Seconds that a client may take from its first bytes to those that tell what they are."""
 
 SERVER_FIRST = "the server spoke first"
 
@@ -49,6 +53,8 @@ class OpeningLayer:
         self._held += data
         guess = sniff(self._held)
         if guess is Guess.MORE:
+            size = len(self._held)
+            self._context.after(PATIENCE, lambda: self._waited(size))
             return
         held, self._held = self._held, b""
         heard, self._heard = self._heard, b""
@@ -61,6 +67,11 @@ class OpeningLayer:
         self._context.layer.client_data(held)
         if heard:
             self._context.layer.server_data(heard)
+
+    def _waited(self, size: int) -> None:
+        """Pass on what was held, if nothing has come since."""
+        if self._context.layer is self and size == len(self._held):
+            self._relay("not a protocol that is decoded")
 
     def client_eof(self) -> None:
         if self._said_nothing(""):

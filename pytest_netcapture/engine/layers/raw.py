@@ -3,6 +3,7 @@
 1. Nothing is held: what comes in goes out in the same call.
 2. The flow begins with the layer and is recorded once: when both sides have ended, or one is reset.
 3. What turns into TLS on the way (STARTTLS) is no longer written down: it cannot be played.
+4. A connection that outlives its test (a pool's) is another flow in the next one that speaks on it.
 """
 
 from __future__ import annotations
@@ -31,17 +32,14 @@ class RawLayer:
         self._client_done = False
         self._server_done = False
         self._over = False
-        endpoint = context.endpoint
-        self.flow = flow or TcpFlow(
-            host=endpoint.host, port=endpoint.port, sni=sni, reason=reason, started=context.now()
-        )
-        self._talk: Talk | None = None
-        if not opaque:
-            self._talk = Talk(self.flow, context.growing(), context.growing(), context.now)
+        self.flow = flow or self._new(reason, sni)
+        self._talk = None if opaque else self._new_talk()
         if flow is None:
             context.begin(self.flow)
 
     def client_data(self, data: bytes) -> None:
+        if self._talk is not None and self._context.passed_on(self.flow):
+            self._go_on_in_another_test(self._talk)
         if self._talk is not None and begins_tls(data):
             first = not (self.flow.sent or self.flow.received)
             self._forget(self.flow.reason if first else CHANGES_TO_TLS)
@@ -91,6 +89,28 @@ class RawLayer:
             self._context.reset()
         else:
             self._context.close()
+
+    def _new(self, reason: str, sni: str = "") -> TcpFlow:
+        endpoint = self._context.endpoint
+        return TcpFlow(
+            host=endpoint.host,
+            port=endpoint.port,
+            sni=sni,
+            tls=endpoint.tls,
+            reason=reason,
+            started=self._context.now(),
+        )
+
+    def _new_talk(self) -> Talk:
+        context = self._context
+        return Talk(self.flow, context.growing(), context.growing(), context.now)
+
+    def _go_on_in_another_test(self, talk: Talk) -> None:
+        talk.finish()
+        self._context.record(self.flow)
+        self.flow = self._new(self.flow.reason)
+        self._talk = self._new_talk()
+        self._context.begin(self.flow)
 
     def _end(self) -> None:
         self._record(None)

@@ -3,14 +3,17 @@
 1. What the client says is written down before it is answered, as on a live connection.
 2. A client that says something else is reset, and its test fails; unless nothing was answered yet
    and the scope records: then the connection becomes a live one.
-3. A client that stops in the middle of something, while the server has more to say, has `PATIENCE`
+3. A connection that outlives its test goes on in the next one that speaks on it, with what is
+   recorded there.
+4. A client that stops in the middle of something, while the server has more to say, has `PATIENCE`
    seconds to go on: it may wait for an answer that would never come.
 """
 
 from __future__ import annotations
 
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.script import Script, Speech
+from pytest_netcapture.cassettes.part import Speech
+from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.engine.layers.layer import Context, Ignoring
 from pytest_netcapture.engine.layers.talk import Talk
 from pytest_netcapture.flows import FlowError, Origin, TcpFlow
@@ -32,6 +35,7 @@ class RawReplayLayer(Ignoring):
         self.flow = TcpFlow(
             host=endpoint.host,
             port=endpoint.port,
+            tls=endpoint.tls,
             reason=reason,
             started=context.now(),
             origin=Origin.PLAYED,
@@ -45,6 +49,10 @@ class RawReplayLayer(Ignoring):
 
     def client_data(self, data: bytes) -> None:
         if self._over:
+            return
+        if self._talk is not None and self._context.passed_on(self.flow):
+            self._finish(None)
+            self._context.become_raw(self.flow.reason, client_pending=data)
             return
         if not self._script.spoke:
             self._held += data

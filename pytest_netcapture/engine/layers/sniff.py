@@ -25,7 +25,8 @@ QUIC_SMALLEST = 1200
 _LONG_HEADER = 0xC0
 LINE_LIMIT = 1 << 16
 
-_RECORD_HEAD = 5
+HEAD = 6
+"""Bytes that tell a ClientHello from what is none: its record's head and its own type."""
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _SERVER_NAME = 0
@@ -152,7 +153,7 @@ def parse_client_hello(data: bytes) -> ClientHello | NeedMore | NotTls:
 
 def begins_tls(data: bytes) -> bool:
     """Tell whether `data` begins as a ClientHello does: its record's and its message's head."""
-    return len(data) > _RECORD_HEAD and not isinstance(parse_client_hello(data), NotTls)
+    return len(data) >= HEAD and not isinstance(parse_client_hello(data), NotTls)
 
 
 def _record_start(data: bytes, position: int) -> NeedMore | NotTls:

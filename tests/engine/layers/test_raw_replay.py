@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playbook import Playbook
 
-from pytest_netcapture.cassettes.script import Cast, Part, Script
+from pytest_netcapture.cassettes.part import Part
+from pytest_netcapture.cassettes.script import Cast, Script
 from pytest_netcapture.engine.layers.raw_replay import PATIENCE, RawReplayLayer
 from pytest_netcapture.flows import Body, FlowError, TcpFlow, Turn
 
