@@ -61,6 +61,7 @@ OPTIONS = {
     "passthrough",
     "record-mode",
     "redirector",
+    "replay-speed",
     "strict",
     "upstream-ca",
 }

@@ -246,6 +246,13 @@ class Connection:
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         self._outlet(side).then(function)
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        def due() -> None:
+            if not self.over:
+                function()
+
+        self.engine.loop.call_later(seconds, due)
+
     def eof_client(self) -> None:
         self._to_client.then(self._eof_client_now)
 

@@ -81,6 +81,13 @@ class QuicSession(Connection):
         del side
         return False  # a stream's room bounds what is written
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        def due() -> None:
+            function()
+            self._settle()
+
+        super().after(seconds, due)
+
     def connect(self) -> None:
         if self._up is None and not self._connecting:
             self._connecting = True

@@ -71,5 +71,21 @@ async def broken(scope, receive, send):
     raise RuntimeError("on purpose")
 
 
+async def slow(scope, receive, send):
+    """Take 400 ms before each event but the first: what is to be recorded."""
+    await start(send, headers=[(b"content-type", b"text/event-stream")])
+    for number in range(3):
+        await asyncio.sleep(0.4 if number else 0)
+        text = b"data: %d\n\n" % number
+        await send({"type": "http.response.body", "body": text, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
 go_on = asyncio.Semaphore(0)
-PATHS = {"/events": events, "/next": following, "/trailers": trailers, "/broken": broken}
+PATHS = {
+    "/slow": slow,
+    "/events": events,
+    "/next": following,
+    "/trailers": trailers,
+    "/broken": broken,
+}

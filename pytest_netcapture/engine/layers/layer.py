@@ -41,6 +41,8 @@ class Play:
     """What follows on a WebSocket."""
     dialogue: Dialogue | None = None
     """Says the answer while the request comes; then there is no `response`."""
+    paced: bool = False
+    """Chunks come as slowly as when they were recorded."""
 
 
 @dataclass(slots=True)
@@ -105,6 +107,9 @@ class Context(Protocol):
 
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         """Run `function` when the socket of `side` takes more, at once if it does."""
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Run `function` later, unless the connection is over by then."""
 
     def eof_client(self) -> None:
         """Half-close towards the client (all pending writes first)."""

@@ -58,6 +58,8 @@ class Playbook:
         self.stuffed: set[str] = set()
         """Sides whose socket is full."""
         self.waiting_for_room: list[tuple[str, Callable[[], None]]] = []
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        """What is to be run, and after how many seconds."""
         self.layer: Layer = make(self)
 
     # Hands
@@ -168,6 +170,9 @@ class Playbook:
             self.waiting_for_room.append((side, function))
         else:
             function()
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        self.later.append((seconds, function))
 
     def eof_client(self) -> None:
         self.events.append(("eof_client",))
