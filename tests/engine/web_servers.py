@@ -39,7 +39,7 @@ def certificates(folder: Path) -> tuple[str, str, str]:
     """Return the paths of a CA, a certificate chain and its key."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    leaf = ca.issue_cert(HOST)
+    leaf = ca.issue_cert(HOST, "127.0.0.1")
     leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
     for pem in leaf.cert_chain_pems:
         pem.write_to_path(str(folder / "chain.pem"), append=True)
