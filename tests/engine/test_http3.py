@@ -60,6 +60,9 @@ def both(run, web, path):
     return in_sandbox(run, wanted), in_sandbox(run, settings(cassette=path, mode="none"))
 
 
+@pytest.mark.shows(
+    "HTTP/3", "captured", "recorded", "replayed", clients=["aioquic"], servers=["quic-go"]
+)
 def test_streams_of_one_connection(server, path):
     asked = "GET:/a+POST:/b:300000+GET:/trailers+GET:/broken"
     live, again = both(client(*GET3, asked, "GET:/a"), server, path)
@@ -83,6 +86,9 @@ def test_an_interim_response_and_large_bodies(server, path):
     assert again[0] == live[0]
 
 
+@pytest.mark.shows(
+    "events and streamed bodies", "recorded", "replayed", clients=["aioquic"], servers=["quic-go"]
+)
 def test_events_arrive_when_they_are_sent(server, path):
     """The server sends an event only when the client has told that it got the one before."""
     live, again = both(client(*GET3, "GET:/events::chunks"), server, path)
@@ -91,6 +97,9 @@ def test_events_arrive_when_they_are_sent(server, path):
     assert again[0] == live[0]
 
 
+@pytest.mark.shows(
+    "HTTP/3", "captured", "recorded", "replayed", clients=["quic-go"], servers=["quic-go"]
+)
 def test_quic_go_as_the_client(quic_go, server, path):
     live, again = both(
         client(quic_go, "get", f"https://{HOST}/trailers", "GET", "0", "POST", "3000000"),
@@ -111,6 +120,7 @@ def test_a_reset_after_data_arrives_behind_it(server, path):
     assert again[0] == live[0]
 
 
+@pytest.mark.shows("HTTP/3", "recorded", "replayed", clients=["aioquic"], servers=["hypercorn"])
 def test_hypercorn_as_the_server(app, path):
     live, again = both(client(*GET3, "GET:/a+POST:/b:30000"), app, path)
     assert live[0] == ["GET /a 200 3 8", "POST /b 200 3 13"]

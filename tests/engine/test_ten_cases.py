@@ -56,6 +56,13 @@ def _unsent(conn):
     return struct.unpack("i", fcntl.ioctl(conn, 0x5411, bytes(4)))[0]
 
 
+@pytest.mark.shows(
+    "HTTP/1.1",
+    "recorded",
+    "replayed",
+    clients=["requests", "httpx", "aiohttp"],
+    servers=["hypercorn"],
+)
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_the_same_without_us_recorded_and_played(case, app, breaking, tmp_path):
     scheme = "https" if case in ("HTTP/2", "binary", "redirect with a cookie") else "http"
