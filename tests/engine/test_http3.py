@@ -80,9 +80,9 @@ def test_streams_of_one_connection(server, path):
 
 
 def test_an_interim_response_and_large_bodies(server, path):
-    asked = ("GET:/hints", "POST:/c:3000000", "GET:/large?3000000")
+    asked = ("GET:/hints", "POST:/c:1500000", "GET:/large?1500000")
     live, again = both(client(*GET3, *asked), server, path)
-    assert live[0] == ["GET /hints 103 200 6", "POST /c 200 3 21", "GET /large?3000000 200 3000000"]
+    assert live[0] == ["GET /hints 103 200 6", "POST /c 200 3 21", "GET /large?1500000 200 1500000"]
     assert again[0] == live[0]
 
 
@@ -102,7 +102,7 @@ def test_events_arrive_when_they_are_sent(server, path):
 )
 def test_quic_go_as_the_client(quic_go, server, path):
     live, again = both(
-        client(quic_go, "get", f"https://{HOST}/trailers", "GET", "0", "POST", "3000000"),
+        client(quic_go, "get", f"https://{HOST}/trailers", "GET", "0", "POST", "1500000"),
         server,
         path,
     )
@@ -118,6 +118,30 @@ def test_a_reset_after_data_arrives_behind_it(server, path):
     live, again = both(client(*GET3, "GET:/cut::chunks"), server, path)
     assert live[0] == ["half", "GET /cut 200 reset 0x102"]
     assert again[0] == live[0]
+
+
+@pytest.mark.shows(
+    "HTTP/3",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["libcurl (curl_cffi)"],
+    servers=["quic-go"],
+)
+def test_libcurl_as_the_client(server, path):
+    pytest.importorskip("curl_cffi", reason="curl_cffi is not installed")
+    live, again = both(
+        client(sys.executable, PROGRAMS / "curl3.py", f"https://{HOST}/a"), server, path
+    )
+    assert live[0] == ["30 200 GET /a 0 <nil>"]
+    assert live[1] == [("live", "3", "200")]
+    assert again[0] == live[0]
+
+
+def test_a_client_that_gives_up_a_stream(server, path):
+    asked = ("GET:/large?5000000:0:cancel", "GET:/a")
+    live, again = both(client(*GET3, *asked), server, path)
+    assert live[0] == again[0] == ["GET /large?5000000 200 cancelled", "GET /a 200 3 14"]
 
 
 @pytest.mark.shows("HTTP/3", "recorded", "replayed", clients=["aioquic"], servers=["hypercorn"])
