@@ -120,6 +120,9 @@ class Datagrams:
         assert seen.address is not None
         if is_loopback(seen.address[0]):
             return False
+        if scope.sealed:
+            self._engine.scopes.problem(scope, pipeline.after_the_end(seen, scope))
+            return True
         if scope.plays and not scope.records:
             miss = Miss(
                 MissKind.NEVER,
