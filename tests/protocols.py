@@ -26,6 +26,7 @@ ORDER = (
     "events and streamed bodies",
     "WebSocket",
     "WebSocket over HTTP/2",
+    "WebSocket over HTTP/3",
     "gRPC",
 )
 

@@ -151,6 +151,36 @@ def test_hypercorn_as_the_server(app, path):
     assert again[0] == live[0]
 
 
+@pytest.mark.shows(
+    "WebSocket over HTTP/3",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["aioquic and wsproto"],
+    servers=["hypercorn"],
+)
+def test_a_websocket_on_a_stream(app, path):
+    def talk(word):
+        def run(sandbox):
+            command = [sys.executable, PROGRAMS / "ws_http3.py", HOST, "443", word]
+            done = subprocess.run(command, capture_output=True, timeout=25, text=True)
+            assert not done.stderr, done.stderr
+            (flow,) = sandbox.flows("websocket")
+            said = [m.text for m in flow.messages if m.kind == "text"]
+            reasons = [p.reason for p in sandbox.problems()]
+            return done.stdout.splitlines(), flow.request.http_version, said, reasons
+
+        return run
+
+    live, again = both(talk("hi"), app, path)
+    assert live[0] == ["200", "welcome", "hi!", "closed 4000 bye"]
+    assert live[1:] == ("3", ["welcome", "hi", "hi!"], [])
+    assert again == live
+    other = in_sandbox(talk("something else"), settings(cassette=path, mode="none"))
+    assert other[0] == ["200", "welcome", "reset"]
+    assert other[3] == ["message 1 of the client is not the recorded one"]
+
+
 def test_a_stream_that_is_not_recorded_is_reset_and_the_others_go_on(app, path):
     record = settings(mappings=app.mappings, ca=[app.ca], cassette=path)
     in_sandbox(client(*GET3, "GET:/a"), record)

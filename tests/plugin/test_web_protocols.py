@@ -137,6 +137,11 @@ def test_a_websocket_over_http2(netcapture):
     flow = netcapture.websockets.one(method="CONNECT")
     assert ([m.text for m in flow.sent], flow.close_code) == (["hi"], 4000)
 
+def test_a_websocket_over_http3(netcapture):
+    said, err = run(sys.executable, PROGRAMS / "ws_http3.py", "{HOST}", "443", "hi")
+    assert said[-1] == "closed 4000 bye", err
+    assert netcapture.websockets.one(path="/ws").request.http_version == "3"
+
 def test_grpc(netcapture):
     said, err = run(sys.executable, PROGRAMS / "grpc_talk.py", "{HOST}:8080", "Both", "a")
     assert said == ["ready", "you said a", "next?", "[] OK"], err
@@ -151,11 +156,12 @@ def test_grpc(netcapture):
     "events and streamed bodies", "asserted", clients=["httpx"], servers=["hypercorn"]
 )
 @pytest.mark.shows("WebSocket over HTTP/2", "asserted", clients=["Node"], servers=["hypercorn"])
+@pytest.mark.shows("WebSocket over HTTP/3", "asserted", clients=["aioquic and wsproto"])
 @pytest.mark.shows("gRPC", "asserted", clients=["grpcio"], servers=["grpcio"])
 def test_they_are_asserted_on(project: Project, grpc_port: int) -> None:
     project.write("test_it.py", ASSERTED)
     recorded = project.run(f"--netcapture-map-host={HOST}:8080=127.0.0.1:{grpc_port}")
-    recorded.assert_outcomes(passed=5)
+    recorded.assert_outcomes(passed=6)
     played = project.run("-n", "2", "--netcapture-record-mode=none", use="xdist")
-    played.assert_outcomes(passed=5)
+    played.assert_outcomes(passed=6)
     assert receipt_of(played)["left"] == 0
