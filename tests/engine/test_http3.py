@@ -1,7 +1,11 @@
 """HTTP/3 through a real engine: aioquic's and quic-go's clients and servers; then no server."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from engine_lab import in_sandbox, settings
@@ -136,6 +140,31 @@ def test_libcurl_as_the_client(server, path):
     assert live[0] == ["30 200 GET /a 0 <nil>"]
     assert live[1] == [("live", "3", "200")]
     assert again[0] == live[0]
+
+
+@pytest.mark.shows(
+    "HTTP/3", "captured", "recorded", "replayed", clients=["Chromium"], servers=["quic-go"]
+)
+def test_chromium_as_the_client(server, path):
+    """Told to: else it takes only certificates of issuers that it ships with, and goes on over TCP."""
+    if shutil.which("chromium") is None:
+        pytest.skip("not in CI: chromium is not installed")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+    forced = f"--origin-to-force-quic-on={HOST}:443"
+
+    def run(sandbox):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+            command = ["chromium", *flags, f"--user-data-dir={home}/profile", forced]
+            command += ["--timeout=20000", "--dump-dom", f"https://{HOST}/a"]
+            environ = {"PATH": os.environ["PATH"], "HOME": home}
+            done = subprocess.run(command, capture_output=True, timeout=25, text=True, env=environ)
+        flow = next(f for f in sandbox.flows("http") if f.request.path == "/a")
+        shown = re.search(r"<pre[^>]*>(.*?)</pre>", done.stdout)
+        return shown and shown[1], flow.request.http_version, flow.origin.value
+
+    live, again = both(run, server, path)
+    assert live == ("GET /a 0 &lt;nil&gt;", "3", "live")
+    assert again == ("GET /a 0 &lt;nil&gt;", "3", "played")
 
 
 def test_a_client_that_gives_up_a_stream(server, path):

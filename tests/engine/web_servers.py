@@ -110,4 +110,16 @@ def hypercorn(folder: Path, *, http3: bool = False) -> Iterator[Web]:
         *("--certfile", chain, "--keyfile", key, "--log-level", "CRITICAL"),
     ]
     with running(command, [https, http], cwd=HERE):
+        if http3:
+            _wait_for_datagrams(https)
         yield Web(https, http, ca)
+
+
+def _wait_for_datagrams(port: int) -> None:
+    """Wait until a UDP socket of this machine has the port (/proc/net/udp)."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if f":{port:04X} " in Path("/proc/net/udp").read_text():
+            return
+        select.select([], [], [], 0.02)
+    raise AssertionError(f"nobody has UDP port {port}")
