@@ -20,6 +20,7 @@ import latency
 import lookup
 import peers
 import startup
+import web
 from figures import Row
 from lab import Lab, Missing
 from server import Server, nginx
@@ -34,6 +35,9 @@ PARTS: dict[str, Part] = {
     "new": https.measure_new,
     "download": download.measure,
     "lookup": lookup.measure,
+    "http2": web.measure_http2,
+    "grpc": web.measure_grpc,
+    "streams": web.measure_streams,
 }
 OPTIONAL: dict[str, Part] = {"peers": peers.measure}
 

@@ -6,6 +6,7 @@ Addresses are kept only where they are the identity: of connections that carried
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import msgspec
@@ -36,6 +37,9 @@ from pytest_netcapture.flows import (
 )
 
 Fields: TypeAlias = list[tuple[str, str]]
+
+_STEP = 100_000_000
+"""Nanoseconds: waits are not kept finer."""
 
 
 class BodyRef(msgspec.Struct, omit_defaults=True):
@@ -84,6 +88,8 @@ class MessageRecord(msgspec.Struct, omit_defaults=True):
     kind: str
     data: bytes = b""
     code: int = 0
+    wait: int = 0
+    """Since the message before, in steps of 100 ms."""
 
 
 class WebSocketRecord(HttpRecord, omit_defaults=True, tag_field="kind", tag="websocket"):
@@ -205,8 +211,7 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
         )
         if not isinstance(flow, WebSocketFlow):
             return HttpRecord(*exchange)
-        messages = [MessageRecord(m.sent, m.kind, m.data, m.code) for m in flow.messages]
-        return WebSocketRecord(*exchange, messages)
+        return WebSocketRecord(*exchange, _message_records(flow.messages))
     if isinstance(flow, DnsFlow):
         name = flow.name.lower().rstrip(".") or "."
         how = (flow.authority, flow.additional, flow.server, flow.transport, flow.truncated)
@@ -326,10 +331,20 @@ def _service(record: ServiceRecord, process: Process) -> ServiceFlow:
     )
 
 
+def _message_records(messages: list[WebSocketMessage]) -> list[MessageRecord]:
+    out = []
+    last = messages[0].time if messages else 0
+    for m in messages:
+        out.append(MessageRecord(m.sent, m.kind, m.data, m.code, max(0, m.time - last) // _STEP))
+        last = m.time
+    return out
+
+
 def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:
+    waits = accumulate(m.wait * _STEP for m in record.messages)
     messages = [
-        WebSocketMessage(sent=m.sent, kind=m.kind, data=m.data, code=m.code)
-        for m in record.messages
+        WebSocketMessage(sent=m.sent, kind=m.kind, data=m.data, code=m.code, time=time)
+        for m, time in zip(record.messages, waits, strict=True)
     ]
     return WebSocketFlow(
         host=flow.host,

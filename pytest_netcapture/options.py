@@ -70,6 +70,11 @@ OPTIONS = (
         "HTTP/3: captured (default), or refused, so that clients fall back to TCP",
         *("capture", "refuse"),
     ),
+    _choice(
+        "replay-speed",
+        "streams are played at once (full, the default), or as slowly as they were recorded",
+        *("full", "recorded"),
+    ),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )
 BY_KEY = {option.key: option for option in OPTIONS}

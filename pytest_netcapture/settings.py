@@ -121,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True):
     redirector: str = "auto"
     strict: bool = False
     http3: str = "capture"
+    replay_speed: str = "full"
     cassette: CassetteUse | None = None
 
 

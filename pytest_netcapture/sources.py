@@ -113,6 +113,7 @@ class Sources:
             redirector=_one(given, "redirector") or "auto",
             strict=_flag(given, "strict"),
             http3=_one(given, "http3") or "capture",
+            replay_speed=_one(given, "replay_speed") or "full",
             cassette=cassette,
         )
 

@@ -63,6 +63,7 @@ OPTIONS = {
     "passthrough",
     "record-mode",
     "redirector",
+    "replay-speed",
     "strict",
     "upstream-ca",
 }

@@ -54,6 +54,7 @@ def test_choices_are_those_of_settings() -> None:
         "redirector": REDIRECTORS,
         "loopback": ("leave", "capture"),
         "http3": ("capture", "refuse"),
+        "replay_speed": ("full", "recorded"),
     }
 
 

@@ -269,6 +269,13 @@ class Connection:
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         self._outlet(side).then(function)
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        def due() -> None:
+            if not self.over:
+                function()
+
+        self.engine.loop.call_later(seconds, due)
+
     def eof_client(self) -> None:
         self._to_client.then(self._eof_client_now)
 
@@ -382,9 +389,6 @@ class Connection:
     def passed_on(self, flow: AnyFlow) -> bool:
         scope, late = self._scope()
         return scope.id != flow.scope and not late
-
-    def after(self, seconds: float, function: Callable[[], None]) -> None:
-        self.engine.loop.call_later(seconds, function)
 
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""

@@ -124,6 +124,9 @@ class Datagrams:
         assert seen.address is not None
         if seen.reason == LOOPBACK:
             return False
+        if scope.sealed:
+            self._engine.scopes.problem(scope, pipeline.after_the_end(seen, scope))
+            return True
         if scope.plays and not scope.records:
             reason = seen.reason or f"never recorded: no UDP conversation with {seen.host}"
             miss = Miss(MissKind.NEVER, reason, advice="let the test reach its server")

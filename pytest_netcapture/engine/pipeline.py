@@ -106,7 +106,7 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
         found = cassette.play_http(flow.request)
         if not isinstance(found, Miss):
             scope.counts.played += 1
-            return _play(cassette, found), None
+            return _play(scope, cassette, found), None
         if not scope.records:
             return Deny(Origin.UNMATCHED), unmatched(flow, found)
     return _forward(scope, flow, address)
@@ -161,10 +161,11 @@ def _forward(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Prob
     return Forward(), None
 
 
-def _play(cassette: Cassette, found: HttpFlow) -> Play:
+def _play(scope: Scope, cassette: Cassette, found: HttpFlow) -> Play:
+    paced = scope.settings.replay_speed == "recorded"
     if isinstance(found, WebSocketFlow) and found.opened:
-        return Play(found.response, conversation=cassette.conversation(found))
-    return Play(found.response, found.error)
+        return Play(found.response, conversation=cassette.conversation(found), paced=paced)
+    return Play(found.response, found.error, paced=paced)
 
 
 def decide_dns(

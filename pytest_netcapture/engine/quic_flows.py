@@ -56,6 +56,8 @@ class QuicFlow:
         self._takers: dict[bytes, Callable[[bytes], None]] = {}
         self._sessions: list[QuicSession] = []
         self._relay: DatagramExchange | None = None
+        self.over = False
+        """The client is gone, or has said nothing for long."""
 
     def open(self, seen: UdpFlow) -> None:
         """Take the first datagram, then all others."""
@@ -99,6 +101,7 @@ class QuicFlow:
         opening.take(data)
 
     def _ended(self) -> None:
+        self.over = True
         for session in self._sessions:
             session.client_gone()
         if self._relay is not None:
@@ -189,11 +192,22 @@ class Opening:
             return
         certificate = server.transport.certificate()
         assert certificate is not None
-        self._answer(session, certificate.public_bytes(Encoding.DER), server)
+        like = certificate.public_bytes(Encoding.DER)
+        try:
+            self._engine.authority.leaf(like)
+        except ValueError as error:
+            server.close()
+            self._relay(f"its certificate cannot be mirrored: {error}", session)
+        else:
+            self._answer(session, like, server)
 
     def _answer(
         self, session: QuicSession, like: tuple[str, ...] | bytes, server: ServerLink | None
     ) -> None:
+        if self._flow.over:
+            if server is not None:
+                server.close()
+            return
         transport = self._transport(like)
         self._engine.connections.add(session)
         self._flow.serve(session, transport, self._reader.connection_id)

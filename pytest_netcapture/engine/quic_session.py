@@ -41,7 +41,7 @@ class QuicSession(Connection):
         self._flow = flow
         self._down: Link | None = None
         self._up: ServerLink | None = None
-        self._closing = False
+        self._closing = self._settles = False
         self.dial: Callable[[], Awaitable[ServerLink]] | None = None
         """Connects to the server late; `refused` is told of a client that does not trust us."""
         self.refused: Callable[[str], None] = lambda _: None
@@ -57,7 +57,7 @@ class QuicSession(Connection):
     def client_datagram(self, data: bytes) -> None:
         if not self._closed:
             self.layer.client_data(data)
-            self._settle()
+            self._settle_soon()
 
     def client_gone(self) -> None:
         """Take note that nothing more will come from the client."""
@@ -80,6 +80,13 @@ class QuicSession(Connection):
     def full(self, side: str) -> bool:
         del side
         return False  # a stream's room bounds what is written
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        def due() -> None:
+            function()
+            self._settle()
+
+        super().after(seconds, due)
 
     def connect(self) -> None:
         if self._up is None and not self._connecting:
@@ -108,7 +115,7 @@ class QuicSession(Connection):
     def _server_datagram(self, data: bytes) -> None:
         if not self._closed:
             self.layer.server_data(data)
-            self._settle()
+            self._settle_soon()
 
     async def _connect(self) -> None:
         assert self.dial is not None
@@ -128,8 +135,15 @@ class QuicSession(Connection):
         self.layer.use_server(server.transport)
         self._settle()
 
+    def _settle_soon(self) -> None:
+        """Settle once for all the datagrams that have come."""
+        if not self._settles:
+            self._settles = True
+            self.engine.loop.call_soon(self._settle)
+
     def _settle(self) -> None:
         """Send what is due, and look whether a side has ended."""
+        self._settles = False
         for link in (self._down, self._up):
             if link is not None:
                 link.transmit()

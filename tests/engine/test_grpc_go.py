@@ -66,6 +66,9 @@ CALLS = {
 }
 
 
+@pytest.mark.shows(
+    "gRPC", "captured", "recorded", "replayed", clients=["grpc-go"], servers=["grpc-go", "grpcio"]
+)
 @pytest.mark.parametrize("port", [443, 80])
 @pytest.mark.parametrize("name", ["grpc-go", "grpcio"])
 @pytest.mark.parametrize("args", CALLS, ids=lambda args: args[0])

@@ -1,7 +1,11 @@
 """HTTP/3 through a real engine: aioquic's and quic-go's clients and servers; then no server."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from engine_lab import in_sandbox, settings
@@ -60,6 +64,9 @@ def both(run, web, path):
     return in_sandbox(run, wanted), in_sandbox(run, settings(cassette=path, mode="none"))
 
 
+@pytest.mark.shows(
+    "HTTP/3", "captured", "recorded", "replayed", clients=["aioquic"], servers=["quic-go"]
+)
 def test_streams_of_one_connection(server, path):
     asked = "GET:/a+POST:/b:300000+GET:/trailers+GET:/broken"
     live, again = both(client(*GET3, asked, "GET:/a"), server, path)
@@ -77,12 +84,15 @@ def test_streams_of_one_connection(server, path):
 
 
 def test_an_interim_response_and_large_bodies(server, path):
-    asked = ("GET:/hints", "POST:/c:3000000", "GET:/large?3000000")
+    asked = ("GET:/hints", "POST:/c:1500000", "GET:/large?1500000")
     live, again = both(client(*GET3, *asked), server, path)
-    assert live[0] == ["GET /hints 103 200 6", "POST /c 200 3 21", "GET /large?3000000 200 3000000"]
+    assert live[0] == ["GET /hints 103 200 6", "POST /c 200 3 21", "GET /large?1500000 200 1500000"]
     assert again[0] == live[0]
 
 
+@pytest.mark.shows(
+    "events and streamed bodies", "recorded", "replayed", clients=["aioquic"], servers=["quic-go"]
+)
 def test_events_arrive_when_they_are_sent(server, path):
     """The server sends an event only when the client has told that it got the one before."""
     live, again = both(client(*GET3, "GET:/events::chunks"), server, path)
@@ -91,9 +101,12 @@ def test_events_arrive_when_they_are_sent(server, path):
     assert again[0] == live[0]
 
 
+@pytest.mark.shows(
+    "HTTP/3", "captured", "recorded", "replayed", clients=["quic-go"], servers=["quic-go"]
+)
 def test_quic_go_as_the_client(quic_go, server, path):
     live, again = both(
-        client(quic_go, "get", f"https://{HOST}/trailers", "GET", "0", "POST", "3000000"),
+        client(quic_go, "get", f"https://{HOST}/trailers", "GET", "0", "POST", "1500000"),
         server,
         path,
     )
@@ -111,10 +124,90 @@ def test_a_reset_after_data_arrives_behind_it(server, path):
     assert again[0] == live[0]
 
 
+@pytest.mark.shows(
+    "HTTP/3",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["libcurl (curl_cffi)"],
+    servers=["quic-go"],
+)
+def test_libcurl_as_the_client(server, path):
+    pytest.importorskip("curl_cffi", reason="curl_cffi is not installed")
+    live, again = both(
+        client(sys.executable, PROGRAMS / "curl3.py", f"https://{HOST}/a"), server, path
+    )
+    assert live[0] == ["30 200 GET /a 0 <nil>"]
+    assert live[1] == [("live", "3", "200")]
+    assert again[0] == live[0]
+
+
+@pytest.mark.shows(
+    "HTTP/3", "captured", "recorded", "replayed", clients=["Chromium"], servers=["quic-go"]
+)
+def test_chromium_as_the_client(server, path):
+    """Told to: else it takes only certificates of issuers that it ships with, and goes on over TCP."""
+    if shutil.which("chromium") is None:
+        pytest.skip("not in CI: chromium is not installed")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+    forced = f"--origin-to-force-quic-on={HOST}:443"
+
+    def run(sandbox):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+            command = ["chromium", *flags, f"--user-data-dir={home}/profile", forced]
+            command += ["--timeout=20000", "--dump-dom", f"https://{HOST}/a"]
+            environ = {"PATH": os.environ["PATH"], "HOME": home}
+            done = subprocess.run(command, capture_output=True, timeout=25, text=True, env=environ)
+        flow = next(f for f in sandbox.flows("http") if f.request.path == "/a")
+        shown = re.search(r"<pre[^>]*>(.*?)</pre>", done.stdout)
+        return shown and shown[1], flow.request.http_version, flow.origin.value
+
+    live, again = both(run, server, path)
+    assert live == ("GET /a 0 &lt;nil&gt;", "3", "live")
+    assert again == ("GET /a 0 &lt;nil&gt;", "3", "played")
+
+
+def test_a_client_that_gives_up_a_stream(server, path):
+    asked = ("GET:/large?5000000:0:cancel", "GET:/a")
+    live, again = both(client(*GET3, *asked), server, path)
+    assert live[0] == again[0] == ["GET /large?5000000 200 cancelled", "GET /a 200 3 14"]
+
+
+@pytest.mark.shows("HTTP/3", "recorded", "replayed", clients=["aioquic"], servers=["hypercorn"])
 def test_hypercorn_as_the_server(app, path):
     live, again = both(client(*GET3, "GET:/a+POST:/b:30000"), app, path)
     assert live[0] == ["GET /a 200 3 8", "POST /b 200 3 13"]
     assert again[0] == live[0]
+
+
+@pytest.mark.shows(
+    "WebSocket over HTTP/3",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["aioquic and wsproto"],
+    servers=["hypercorn"],
+)
+def test_a_websocket_on_a_stream(app, path):
+    def talk(word):
+        def run(sandbox):
+            command = [sys.executable, PROGRAMS / "ws_http3.py", HOST, "443", word]
+            done = subprocess.run(command, capture_output=True, timeout=25, text=True)
+            assert not done.stderr, done.stderr
+            (flow,) = sandbox.flows("websocket")
+            said = [m.text for m in flow.messages if m.kind == "text"]
+            reasons = [p.reason for p in sandbox.problems()]
+            return done.stdout.splitlines(), flow.request.http_version, said, reasons
+
+        return run
+
+    live, again = both(talk("hi"), app, path)
+    assert live[0] == ["200", "welcome", "hi!", "closed 4000 bye"]
+    assert live[1:] == ("3", ["welcome", "hi", "hi!"], [])
+    assert again == live
+    other = in_sandbox(talk("something else"), settings(cassette=path, mode="none"))
+    assert other[0] == ["200", "welcome", "reset"]
+    assert other[3] == ["message 1 of the client is not the recorded one"]
 
 
 def test_a_stream_that_is_not_recorded_is_reset_and_the_others_go_on(app, path):

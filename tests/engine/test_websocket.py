@@ -62,6 +62,14 @@ def talk(name, *says, url=f"wss://{HOST}/chat"):
     return client
 
 
+@pytest.mark.shows(
+    "WebSocket",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["websockets", "aiohttp", "Node", "Chromium"],
+    servers=["websockets"],
+)
 @pytest.mark.parametrize("scheme", ["wss", "ws"])
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_conversation_is_recorded_and_played(name, scheme, server, path):

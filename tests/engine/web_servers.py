@@ -39,7 +39,7 @@ def certificates(folder: Path) -> tuple[str, str, str]:
     """Return the paths of a CA, a certificate chain and its key."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    leaf = ca.issue_cert(HOST)
+    leaf = ca.issue_cert(HOST, "127.0.0.1")
     leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
     for pem in leaf.cert_chain_pems:
         pem.write_to_path(str(folder / "chain.pem"), append=True)
@@ -110,4 +110,16 @@ def hypercorn(folder: Path, *, http3: bool = False) -> Iterator[Web]:
         *("--certfile", chain, "--keyfile", key, "--log-level", "CRITICAL"),
     ]
     with running(command, [https, http], cwd=HERE):
+        if http3:
+            _wait_for_datagrams(https)
         yield Web(https, http, ca)
+
+
+def _wait_for_datagrams(port: int) -> None:
+    """Wait until a UDP socket of this machine has the port (/proc/net/udp)."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if f":{port:04X} " in Path("/proc/net/udp").read_text():
+            return
+        select.select([], [], [], 0.02)
+    raise AssertionError(f"nobody has UDP port {port}")

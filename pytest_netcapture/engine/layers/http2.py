@@ -349,9 +349,21 @@ class Http2Layer:
         while peer.pumping and not context.full(side):
             peer.pump()
             write(peer.take())
+        while peer.pauses:
+            self._rest(peer, peer.pauses.pop())
         if peer.pumping and side not in self._awaited:
             self._awaited.add(side)
             context.when_free(side, lambda: self._freed(side))
+
+    def _rest(self, peer: Sender, channel: Channel) -> None:
+        """Let a body that is played at its recorded pace go on when it is time."""
+
+        def go_on() -> None:
+            peer.resume(channel)
+            self._flush()
+
+        pause, channel.pause = channel.pause, 0.0
+        self._context.after(pause, go_on)
 
     def _freed(self, side: str) -> None:
         self._awaited.discard(side)

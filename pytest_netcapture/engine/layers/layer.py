@@ -56,6 +56,8 @@ class Play:
     """What a database or broker answered."""
     compare: Callable[[ServiceFlow], Miss | None] | None = None
     """Tells how what the client sent when told to go on differs from what was recorded."""
+    paced: bool = False
+    """Chunks come as slowly as when they were recorded."""
 
 
 @dataclass(slots=True)
@@ -121,6 +123,9 @@ class Context(Protocol):
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         """Run `function` when the socket of `side` takes more, at once if it does."""
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Run `function` later, unless the connection is over by then."""
+
     def eof_client(self) -> None:
         """Half-close towards the client (all pending writes first)."""
 
@@ -174,9 +179,6 @@ class Context(Protocol):
 
     def passed_on(self, flow: AnyFlow) -> bool:
         """Tell whether the test of `flow` has ended, and what is said now is another one's."""
-
-    def after(self, seconds: float, function: Callable[[], None]) -> None:
-        """Run `function` later."""
 
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""

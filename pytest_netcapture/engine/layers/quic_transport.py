@@ -19,7 +19,6 @@ from aioquic.h3.connection import H3_ALPN, ErrorCode, H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import (
-    ConnectionIdIssued,
     ConnectionTerminated,
     HandshakeCompleted,
     QuicEvent,
@@ -57,8 +56,9 @@ class Transport(QuicConnection):
             original_destination_connection_id=None if client else connection_id,
         )
         self.h3: H3Connection | None = None
+        self._issued = {self.host_cid}
         self.issued: Callable[[bytes], object] = lambda _: None
-        """Is told of each further connection ID of ours."""
+        """Is told of each further connection ID of ours before the peer can use it."""
 
     def refuse(self, reason: str) -> None:
         """End what has not begun, as a server that will not have it (RFC 9000 §20.1)."""
@@ -74,14 +74,19 @@ class Transport(QuicConnection):
 
     def to_send(self, now: float) -> list[bytes]:
         """Return the datagrams that are due."""
-        return [data for data, _ in self.datagrams_to_send(now)] if self._network_paths else []
+        if not self._network_paths:
+            return []
+        due = [data for data, _ in self.datagrams_to_send(now)]
+        for one in self._host_cids:
+            if one.cid not in self._issued:
+                self._issued.add(one.cid)
+                self.issued(one.cid)
+        return due
 
     def taken(self) -> Iterator[QuicEvent]:
         """Yield what happened; from the end of the handshake on there is HTTP/3."""
         while (event := self.next_event()) is not None:
-            if isinstance(event, ConnectionIdIssued):
-                self.issued(event.connection_id)
-            elif isinstance(event, HandshakeCompleted):
+            if isinstance(event, HandshakeCompleted):
                 self.established = True
                 self.h3 = H3Connection(self)
             yield event

@@ -46,7 +46,7 @@ class Told:
 class Pair:
     """A client and a server; time goes on a millisecond a round."""
 
-    def __init__(self, tmp_path_factory, authority):
+    def __init__(self, tmp_path_factory, authority, *, run=True):
         roots = tmp_path_factory.mktemp("roots") / "ca.pem"
         roots.write_bytes(authority.ca_pem)
         self.time = 1_000_000_000
@@ -62,6 +62,8 @@ class Pair:
         self.down.attach(self.server)
         for data in first:
             self.down.receive(data)
+        if not run:
+            return
         self.run()
         assert self.client.established
         assert self.server.established
@@ -180,6 +182,21 @@ def test_trailers_whose_stream_ends_later(pair):
     pair.client.send_stream_data(0, b"", end_stream=True)
     pair.run()
     assert pair.asked.events[-1] == ("headers", trailers, True)
+
+
+def test_connection_ids_are_told_before_the_client_can_use_them(tmp_path_factory, authority):
+    """A client may go on with a new one at once, and with that its datagrams are found."""
+    pair = Pair(tmp_path_factory, authority, run=False)
+    told = []
+    pair.server.issued = told.append
+    for data in pair.server.to_send(pair.now() / 1e9):
+        pair.up.receive(data)
+    for data in pair.client.to_send(pair.now() / 1e9):
+        pair.down.receive(data)
+    pair.server.to_send(pair.now() / 1e9)
+    assert pair.server.established
+    assert len(told) >= 2
+    assert len(set(told)) == len(told)
 
 
 def test_an_end_is_known_at_once(pair):

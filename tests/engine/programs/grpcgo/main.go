@@ -2,6 +2,9 @@
 //
 //	grpcgo serve CHAIN KEY               says its ports, with TLS and without, when it listens
 //	grpcgo TARGET METHOD WORD...         Reflect lists what the server says that it has
+//	grpcgo load TARGET SECONDS STREAMS   says how many unary calls were made
+//
+// A client speaks TLS to port 443, or to any if GRPC_TLS is set.
 package main
 
 import (
@@ -10,7 +13,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -218,12 +223,55 @@ func reflect(ctx context.Context, connection *grpc.ClientConn) error {
 	return err
 }
 
-func call(target, method string, words []string) error {
+func dial(target string) (*grpc.ClientConn, error) {
 	var pair credentials.TransportCredentials = insecure.NewCredentials()
-	if strings.HasSuffix(target, ":443") {
+	if strings.HasSuffix(target, ":443") || os.Getenv("GRPC_TLS") != "" {
 		pair = credentials.NewTLS(nil)
 	}
-	connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(pair))
+	return grpc.NewClient(target, grpc.WithTransportCredentials(pair))
+}
+
+func load(target, seconds, streams string) error {
+	connection, err := dial(target)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	duration, err := time.ParseDuration(seconds + "s")
+	if err != nil {
+		return err
+	}
+	count, err := strconv.Atoi(streams)
+	if err != nil {
+		return err
+	}
+	var calls atomic.Int64
+	failed := make(chan error, count)
+	until := time.Now().Add(duration)
+	for range count {
+		go func() {
+			out := &word{}
+			for time.Now().Before(until) {
+				if err := connection.Invoke(context.Background(), "/test.Talk/Unary", say("you"), out); err != nil {
+					failed <- err
+					return
+				}
+				calls.Add(1)
+			}
+			failed <- nil
+		}()
+	}
+	for range count {
+		if err := <-failed; err != nil {
+			return err
+		}
+	}
+	fmt.Println(calls.Load(), "calls")
+	return nil
+}
+
+func call(target, method string, words []string) error {
+	connection, err := dial(target)
 	if err != nil {
 		return err
 	}
@@ -270,9 +318,12 @@ func call(target, method string, words []string) error {
 
 func main() {
 	var err error
-	if os.Args[1] == "serve" {
+	switch os.Args[1] {
+	case "serve":
 		err = serve(os.Args[2], os.Args[3])
-	} else {
+	case "load":
+		err = load(os.Args[2], os.Args[3], os.Args[4])
+	default:
 		err = call(os.Args[1], os.Args[2], os.Args[3:])
 	}
 	if err != nil {

@@ -1,6 +1,6 @@
 // A client and a server of quic-go's, for the tests.
 //
-//	http3go serve ADDRESS CHAIN KEY        says "ready" when it listens
+//	http3go serve ADDRESS CHAIN KEY        says "ready" when it listens; on TCP it speaks HTTP/2
 //	http3go get URL [METHOD SIZE]...       each further pair is one more request to the URL
 //	http3go twice URL                      a connection each time, both from one socket
 package main
@@ -80,6 +80,11 @@ func serve(address, chain, key string) error {
 	if err != nil {
 		return err
 	}
+	stream, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	go (&http.Server{Handler: mux}).ServeTLS(stream, chain, key)
 	fmt.Println("ready")
 	config := http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}})
 	return (&http3.Server{Handler: mux, TLSConfig: config}).Serve(listener)
