@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = tuple[object, ...]
 
-_STATES = frozenset(("connect", "prepare"))
+_STATES = frozenset(("greeting", "connect", "prepare"))
 _CANDIDATES, _CLOSE, _LOOKED_AT = 2000, 8, 400
 _AGAIN = "record it again with --netcapture-record-mode=rewrite: a session is played as a whole"
 _TEXT = 200

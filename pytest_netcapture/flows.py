@@ -626,10 +626,10 @@ class SqlReader(Protocol):
     def failure(self, flow: SqlFlow) -> tuple[str, str]: ...
 
 
-def _sql(_flow: SqlFlow) -> SqlReader:
-    from pytest_netcapture import postgresql_answers
+def _sql(flow: SqlFlow) -> SqlReader:
+    from pytest_netcapture import mysql_answers, postgresql_answers
 
-    return postgresql_answers
+    return mysql_answers if flow.service == "mysql" else postgresql_answers
 
 
 class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
@@ -662,7 +662,11 @@ class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
         return str(self.reply)
 
 
-SERVICES: dict[str, type[ServiceFlow]] = {"postgresql": SqlFlow, "redis": RedisFlow}
+SERVICES: dict[str, type[ServiceFlow]] = {
+    "postgresql": SqlFlow,
+    "mysql": SqlFlow,
+    "redis": RedisFlow,
+}
 
 
 def service_flow(service: str, **fields: Any) -> ServiceFlow:

@@ -16,6 +16,7 @@ from pytest_netcapture.engine.dns_server import QueryLayer
 from pytest_netcapture.engine.encryption import Encryption
 from pytest_netcapture.engine.first_bytes import client_hello
 from pytest_netcapture.engine.interception import Interception, start
+from pytest_netcapture.engine.layers.opening import GREETERS
 from pytest_netcapture.engine.upstream_tls import UpstreamTlsError
 from pytest_netcapture.flows import FlowError
 
@@ -51,6 +52,8 @@ class Opener:
         if connection.plan.address[1] == DNS_PORT:
             await connection.start(QueryLayer(connection, self._engine))
             return
+        if connection.server_socket is None and await self._greet(connection):
+            return
         hello = await client_hello(self._engine.loop, connection)
         while hello is None and await self._encryption.asked(connection):
             hello = await client_hello(self._engine.loop, connection)
@@ -60,6 +63,24 @@ class Opener:
             await start(connection)
         else:
             await self._interception.open(connection, hello)
+
+    async def _greet(self, connection: Connection) -> bool:
+        """Play a server that speaks first, or dial one; tell whether it is played."""
+        scope, plan = connection.scope, connection.plan
+        cassette = scope.cassette
+        service = cassette.greeting(plan.names, *plan.address) if cassette and scope.plays else ""
+        if not service:
+            return False
+        if scope.records:
+            try:
+                connection.give_server_socket(await self.dial(connection))
+            except OSError:
+                connection.reset()
+            return connection.server_socket is None
+        layer = GREETERS[service](connection)
+        await start(connection, layer)
+        layer.begin()
+        return True
 
     def connect(self, connection: Connection) -> None:
         """Dial the server late, for an exchange that is to be forwarded."""

@@ -1,7 +1,7 @@
 """The layer that a connection starts with: wait for the first bytes, then choose the protocol.
 
 1. Whoever speaks first decides: the client's bytes are sniffed; a server that speaks first is not
-   one that we decode, unless what it says is how HTTP/2 begins.
+   one that we decode, unless what it says is how HTTP/2 begins, or a greeting that is known.
 2. A protocol is one line in `PROTOCOLS`.
 """
 
@@ -13,6 +13,8 @@ from pytest_netcapture.engine.layers.http1 import Http1Layer
 from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
+from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
+from pytest_netcapture.engine.layers.ordered import OrderedLayer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
 from pytest_netcapture.engine.layers.redis import redis_layer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
@@ -24,6 +26,15 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.POSTGRESQL: PostgresqlLayer,
     Guess.REDIS: redis_layer,
 }
+
+GREETERS: dict[str, Callable[[Context], OrderedLayer]] = {"mysql": mysql_layer}
+"""Protocols whose server speaks first, by service."""
+
+
+def greeter(data: bytes) -> Callable[[Context], OrderedLayer] | None:
+    """Return what makes the layer for a server that says `data` first."""
+    return mysql_layer if greets_like_mysql(data) else None
+
 
 REASONS = {
     Guess.TLS: "TLS inside TLS is not decoded",
@@ -78,7 +89,14 @@ class OpeningLayer:
 
     def server_data(self, data: bytes) -> None:
         self._heard += data
-        if len(self._heard) < FRAME_HEAD or not begins_like_a_server(self._heard):
+        make = greeter(self._heard)
+        if make is not None and not self._held:
+            heard, self._heard = self._heard, b""
+            layer = make(self._context)
+            self._context.layer = layer
+            layer.begin()
+            layer.server_data(heard)
+        elif len(self._heard) < FRAME_HEAD or not begins_like_a_server(self._heard):
             self._relay("the server spoke first")
 
     def server_eof(self) -> None:
