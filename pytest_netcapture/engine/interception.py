@@ -143,7 +143,8 @@ class Interception:
             connection.endpoint.host = connection.tls_name.lower().rstrip(".")
         silent = functools.partial(self._silent, connection, problem)
         try:
-            await start(connection, OpeningLayer(connection, silent), context)
+            layer = OpeningLayer(connection, silent, connection.inner)
+            await start(connection, layer, context)
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as error:
             self._refused(connection, error, problem)
             connection._client_reset = getattr(error, "errno", None) == errno.ECONNRESET

@@ -8,15 +8,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from pytest_netcapture.engine.clear_text import catch_up, speak
 from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.dns_server import QueryLayer
 from pytest_netcapture.engine.encryption import Encryption
 from pytest_netcapture.engine.first_bytes import client_hello
 from pytest_netcapture.engine.interception import Interception, start
 from pytest_netcapture.engine.layers.opening import GREETERS
+from pytest_netcapture.engine.layers.smtp import SmtpLayer, greets_like_smtp
+from pytest_netcapture.engine.layers.sniff import ClientHello
 from pytest_netcapture.engine.upstream_tls import UpstreamTlsError
 from pytest_netcapture.flows import FlowError
 
@@ -24,6 +28,15 @@ if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
 
 DNS_PORT = 53
+
+
+def _greets(server: socket.socket | None) -> bool:
+    """Tell whether a server has said something that SMTP begins with."""
+    if server is None:
+        return False
+    with contextlib.suppress(OSError):
+        return greets_like_smtp(server.recv(4, socket.MSG_PEEK))
+    return False
 
 
 class DialError(OSError):
@@ -55,6 +68,10 @@ class Opener:
         if connection.server_socket is None and await self._greet(connection):
             return
         hello = await client_hello(self._engine.loop, connection)
+        if hello is None and _greets(connection.server_socket):
+            hello = await self._speak(connection)
+            if hello is None:
+                return
         while hello is None and await self._encryption.asked(connection):
             hello = await client_hello(self._engine.loop, connection)
         if connection.over:
@@ -78,9 +95,26 @@ class Opener:
                 connection.reset()
             return connection.server_socket is None
         layer = GREETERS[service](connection)
+        if isinstance(layer, SmtpLayer):
+            hello = await self._speak(connection)
+            if hello is not None:
+                await self._interception.open(connection, hello)
+            return True
         await start(connection, layer)
         layer.begin()
         return True
+
+    async def _speak(self, connection: Connection) -> ClientHello | None:
+        """Speak SMTP until TLS begins; return the hello, or None when transports have it."""
+        layer = SmtpLayer(connection)
+        if await speak(self._engine.loop, connection, layer):
+            hello = await client_hello(self._engine.loop, connection)
+            if hello is not None:
+                connection.inner = SmtpLayer
+                return hello
+        if not connection.over and connection.client_socket is not None:
+            await start(connection, connection.layer)
+        return None
 
     def connect(self, connection: Connection) -> None:
         """Dial the server late, for an exchange that is to be forwarded."""
@@ -100,6 +134,8 @@ class Opener:
         self._engine.dialer.dial(candidates, done)
         sock = await future
         await self._encryption.ask_again(connection, sock)
+        if connection.prelude:
+            await catch_up(self._engine.loop, sock, connection.prelude)
         return sock
 
     async def _connect(self, connection: Connection) -> None:

@@ -11,6 +11,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -201,4 +202,15 @@ def mariadb() -> Iterator[Running]:
             return done.returncode == 0
 
         with running(command, folder, port, user=user, ready=ready) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def smtp(certificate: str) -> Iterator[Running]:
+    """A server that takes mail over TLS only, and after a login; PEM file of chain and key."""
+    port = free_port()
+    with workplace(None) as folder:
+        script = Path(__file__).parent / "programs" / "mail_server.py"
+        command = [sys.executable, str(script), str(port), certificate, PASSWORD]
+        with running(command, folder, port) as server:
             yield server

@@ -17,6 +17,7 @@ from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
 from pytest_netcapture.engine.layers.ordered import OrderedLayer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
 from pytest_netcapture.engine.layers.redis import redis_layer
+from pytest_netcapture.engine.layers.smtp import SmtpLayer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
@@ -27,7 +28,10 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.REDIS: redis_layer,
 }
 
-GREETERS: dict[str, Callable[[Context], OrderedLayer]] = {"mysql": mysql_layer}
+GREETERS: dict[str, Callable[[Context], OrderedLayer]] = {
+    "mysql": mysql_layer,
+    "smtp": SmtpLayer,
+}
 """Protocols whose server speaks first, by service."""
 
 
@@ -45,17 +49,27 @@ class OpeningLayer:
     """Hold the first bytes until they tell what they are.
 
     `silent` is told of a client that ends before it has sent any, with its error if it had one, and
-    returns whether no more is to be said of it.
+    returns whether no more is to be said of it. `known` makes the layer where it is known already.
     """
 
-    def __init__(self, context: Context, silent: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        silent: Callable[[str], bool] | None = None,
+        known: Callable[[Context], Layer] | None = None,
+    ) -> None:
         self._context = context
+        self._known = known
         self._silent = silent
         self._held = b""
         self._heard = b""
 
     def client_data(self, data: bytes) -> None:
         self._held += data
+        if self._known is not None:
+            self._context.layer = self._known(self._context)
+            self._context.layer.client_data(self._held)
+            return
         guess = sniff(self._held)
         if guess is Guess.MORE:
             return
