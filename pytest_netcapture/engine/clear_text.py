@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from pytest_netcapture.engine.first_bytes import peeked
 from pytest_netcapture.engine.layers.smtp import SmtpLayer
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ async def speak(loop: asyncio.AbstractEventLoop, connection: Connection, layer: 
         if layer.smtp.beyond:
             return False
         for side, sock in await _readable(loop, connection):
-            data = _received(sock)
-            if not data:
+            if not peeked(sock, 1):
                 return False
+            data = sock.recv(_PIECE)
             (layer.client_data if side == "client" else layer.server_data)(data)
     return False
 
@@ -96,21 +96,4 @@ async def _readable(
     finally:
         for _, sock in there:
             loop.remove_reader(sock.fileno())
-    return [(side, sock) for side, sock in there if _has_data(sock)]
-
-
-def _has_data(sock: socket.socket) -> bool:
-    try:
-        sock.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _received(sock: socket.socket) -> bytes:
-    with contextlib.suppress(OSError):
-        if sock.recv(1, socket.MSG_PEEK):
-            return sock.recv(_PIECE)
-    return b""
+    return [(side, sock) for side, sock in there if peeked(sock, 1) is not None]

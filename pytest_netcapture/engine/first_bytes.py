@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,19 @@ async def client_hello(loop: Any, connection: Connection) -> ClientHello | None:
 def has_left(sock: socket.socket) -> bool:
     """Tell whether the peer has ended its side of a connection, or reset it."""
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+
+
+def peeked(sock: socket.socket, size: int) -> bytes | None:
+    """Return what can be read; b"" at the end, or after a reset; None while there is nothing.
+
+    A reset is left for the transport: recv(2) would tell of it once only.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    found = dict(poll.poll(0)).get(sock.fileno(), 0)
+    if found & select.POLLERR:
+        return b""
+    return sock.recv(size, socket.MSG_PEEK) if found else None
 
 
 class Vigil:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from pytest_netcapture.engine.clear_text import catch_up, speak
 from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.dns_server import QueryLayer
 from pytest_netcapture.engine.encryption import Encryption
-from pytest_netcapture.engine.first_bytes import client_hello
+from pytest_netcapture.engine.first_bytes import client_hello, peeked
 from pytest_netcapture.engine.interception import Interception, start
 from pytest_netcapture.engine.layers.opening import GREETERS
 from pytest_netcapture.engine.layers.smtp import SmtpLayer, greets_like_smtp
@@ -32,11 +31,7 @@ DNS_PORT = 53
 
 def _greets(server: socket.socket | None) -> bool:
     """Tell whether a server has said something that SMTP begins with."""
-    if server is None:
-        return False
-    with contextlib.suppress(OSError):
-        return greets_like_smtp(server.recv(4, socket.MSG_PEEK))
-    return False
+    return server is not None and greets_like_smtp(peeked(server, 4) or b"")
 
 
 class DialError(OSError):
