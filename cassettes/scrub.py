@@ -122,7 +122,7 @@ class Scrubber(ContentScrubber):
 
     def _service(self, flow: ServiceFlow) -> ServiceFlow:
         values = [None if v is None else self._value(v) for v in flow.values]
-        answer = service_scrub.in_answer(flow.service, flow.answer, self._value)
+        answer = service_scrub.in_answer(flow, self._value)
         return msgspec.structs.replace(
             flow,
             host=self.name(flow.host),

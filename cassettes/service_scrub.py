@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from pytest_netcapture import mysql_messages
+from pytest_netcapture.flows import ServiceFlow
 from pytest_netcapture.postgresql_messages import Content, message, split
 from pytest_netcapture.redis_messages import rewritten
 from pytest_netcapture.unreadable import Unreadable
@@ -38,14 +40,14 @@ def in_statement(text: str) -> Iterator[tuple[int, int]]:
         yield match.span("value")
 
 
-def in_answer(service: str, answer: bytes, scrub: Scrub) -> bytes:
-    """Return an answer with each of its values scrubbed."""
-    rewrite = _REWRITES.get(service)
-    return rewrite(answer, scrub) if rewrite and answer else answer
+def in_answer(flow: ServiceFlow, scrub: Scrub) -> bytes:
+    """Return an exchange's answer with each of its values scrubbed."""
+    rewrite = _REWRITES.get(flow.service)
+    return rewrite(flow, scrub) if rewrite and flow.answer else flow.answer
 
 
-def _postgresql(answer: bytes, scrub: Scrub) -> bytes:
-    parts, size = [], 0
+def _postgresql(flow: ServiceFlow, scrub: Scrub) -> bytes:
+    answer, parts, size = flow.answer, [], 0
     for kind, content in split(answer):
         size += 5 + len(content)
         parts.append(message(kind, _message(kind, content, scrub)))
@@ -71,7 +73,19 @@ def _row(values: list[bytes | None]) -> bytes:
     return b"".join(parts)
 
 
-_REWRITES: dict[str, Callable[[bytes, Scrub], bytes]] = {
+def _mysql(flow: ServiceFlow, scrub: Scrub) -> bytes:
+    if flow.step not in ("query", "execute"):
+        return flow.answer
+    try:
+        return mysql_messages.rewritten(
+            flow.answer, scrub, prepared=flow.step == "execute", plain_end="plain" in flow.notes
+        )
+    except Unreadable:
+        return flow.answer
+
+
+_REWRITES: dict[str, Callable[[ServiceFlow, Scrub], bytes]] = {
     "postgresql": _postgresql,
-    "redis": rewritten,
+    "mysql": _mysql,
+    "redis": lambda flow, scrub: rewritten(flow.answer, scrub),
 }

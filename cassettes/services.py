@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = tuple[object, ...]
 
-_STATES = frozenset(("connect", "prepare"))
+_MADE = re.compile(rb"(?im)^(?:date|message-id):.*\n(?:[ \t].*\n)*")
+_BOUNDARY = re.compile(rb'(?i)boundary="?([^"\s;]{6,70})')
+_STATES = frozenset(("greeting", "connect", "prepare"))
 _CANDIDATES, _CLOSE, _LOOKED_AT = 2000, 8, 400
 _AGAIN = "record it again with --netcapture-record-mode=rewrite: a session is played as a whole"
 _TEXT = 200
@@ -96,7 +99,7 @@ class ServiceShelf:
 
     def compare_sent(self, recorded: ServiceFlow, flow: ServiceFlow) -> Miss | None:
         """Compare what was sent when told to go on, of a recording that was found before."""
-        same = bytes_without_tags(recorded.sent) == bytes_without_tags(flow.sent)
+        same = canonical_sent(recorded) == canonical_sent(flow)
         if same or not self._matcher.needs_body:
             return None
         found = [Difference("sent", readable(recorded.sent), readable(flow.sent))]
@@ -121,6 +124,18 @@ class ServiceShelf:
             one for _, recording in near if isinstance(one := recording.outline(), ServiceFlow)
         ]
         return min(flows, key=lambda one: _distance(one, flow), default=None)
+
+
+def canonical_sent(flow: ServiceFlow) -> bytes:
+    """Return bytes that are equal for what means the same: a mail without what its making gives."""
+    sent = bytes_without_tags(flow.sent)
+    if flow.service != "smtp":
+        return sent
+    boundary = _BOUNDARY.search(sent)
+    if boundary is not None:
+        sent = sent.replace(boundary.group(1), b"boundary")
+    head, gap, body = sent.partition(b"\n\n")
+    return _MADE.sub(b"", head + b"\n") + gap + body
 
 
 def differences(recorded: ServiceFlow, actual: ServiceFlow) -> list[Difference]:

@@ -28,6 +28,7 @@ from pytest_netcapture.flows import (
     Flow,
     GrpcFlow,
     HttpFlow,
+    MailFlow,
     Origin,
     Problem,
     RedisFlow,
@@ -118,6 +119,11 @@ class Netcapture:
     def redis(self) -> View[RedisFlow]:
         """Return the commands to Redis, and the messages of subscriptions."""
         return View(self._source.flows, name="redis", kind=RedisFlow, keep=_is_command)
+
+    @property
+    def smtp(self) -> View[MailFlow]:
+        """Return the mails that were sent."""
+        return View(self._source.flows, name="smtp", kind=MailFlow, keep=_is_mail)
 
     @property
     def dns(self) -> DnsView:
@@ -295,6 +301,10 @@ def _is_statement(flow: Flow) -> bool:
 
 def _is_command(flow: Flow) -> bool:
     return isinstance(flow, RedisFlow) and flow.step in ("command", "message")
+
+
+def _is_mail(flow: Flow) -> bool:
+    return isinstance(flow, MailFlow) and flow.step == "message"
 
 
 def _is_blocked(flow: Flow) -> bool:

@@ -13,13 +13,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
 from pytest_netcapture import redis_messages
 from pytest_netcapture.grpc_messages import Fields, fields_of, split
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 Address: TypeAlias = tuple[str, int]
 """(IP address, port)."""
@@ -732,10 +735,10 @@ class SqlReader(Protocol):
     def failure(self, flow: SqlFlow) -> tuple[str, str]: ...
 
 
-def _sql(_flow: SqlFlow) -> SqlReader:
-    from pytest_netcapture import postgresql_answers
+def _sql(flow: SqlFlow) -> SqlReader:
+    from pytest_netcapture import mysql_answers, postgresql_answers
 
-    return postgresql_answers
+    return mysql_answers if flow.service == "mysql" else postgresql_answers
 
 
 class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
@@ -768,7 +771,59 @@ class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
         return str(self.reply)
 
 
-SERVICES: dict[str, type[ServiceFlow]] = {"postgresql": SqlFlow, "redis": RedisFlow}
+class MailFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="mail"):
+    """A mail that was sent, or what was said around it; `step` is message, command or connect."""
+
+    protocol: ClassVar[str] = "smtp"
+
+    @property
+    def sender(self) -> str:
+        """Return the envelope's sender."""
+        return _address(self.values[0]) if self.values else ""
+
+    @property
+    def recipients(self) -> list[str]:
+        """Return the envelope's recipients."""
+        return [_address(value) for value in self.values[1:]]
+
+    @property
+    def mail(self) -> EmailMessage:
+        """Return the mail, parsed."""
+        from email import message_from_bytes, policy
+
+        return message_from_bytes(self.sent, policy=policy.default)
+
+    @property
+    def subject(self) -> str:
+        return str(self.mail.get("subject", ""))
+
+    @property
+    def text(self) -> str:
+        """Return the plain text of the mail, else its HTML."""
+        body = self.mail.get_body(("plain", "html"))
+        return body.get_content() if body is not None else ""
+
+    @property
+    def asked(self) -> str:
+        if self.step != "message":
+            return self.question or self.step
+        return f"{self.sender} to {', '.join(self.recipients)}: {self.subject}"
+
+    @property
+    def told(self) -> str:
+        return self.answer.decode("utf-8", "replace").rstrip().replace("\r\n", " ")
+
+
+def _address(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+SERVICES: dict[str, type[ServiceFlow]] = {
+    "postgresql": SqlFlow,
+    "mysql": SqlFlow,
+    "redis": RedisFlow,
+    "smtp": MailFlow,
+}
 
 
 def service_flow(service: str, **fields: Any) -> ServiceFlow:
@@ -787,6 +842,7 @@ AnyFlow: TypeAlias = (
     | ServiceFlow
     | SqlFlow
     | RedisFlow
+    | MailFlow
 )
 
 

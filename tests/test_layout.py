@@ -45,6 +45,7 @@ FIXTURE = {
     "publish",
     "redis",
     "run",
+    "smtp",
     "sql",
     "tcp",
     "tls_failures",

@@ -29,7 +29,14 @@ from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.growing import GrowingBody
-from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Ignoring, Layer
+from pytest_netcapture.engine.layers.layer import (
+    BodySink,
+    Context,
+    Decision,
+    Endpoint,
+    Ignoring,
+    Layer,
+)
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.layers.raw_replay import RawReplayLayer
@@ -185,6 +192,10 @@ class Connection:
         self.tls_name = ""
         self.preamble = b""
         """What a server is sent, and agrees to with one byte, before TLS begins."""
+        self.prelude: tuple[bytes, ...] = ()
+        """The lines that it is sent before TLS begins, after its greeting."""
+        self.inner: Callable[[Context], Layer] | None = None
+        """What makes the layer inside of TLS, where it is known."""
         self._left = 0
         self._resolved: tuple[Scope, bool] = (engine.scopes.session, False)
         self._resolved_at = -1
@@ -234,7 +245,12 @@ class Connection:
 
     @property
     def has_server(self) -> bool:
-        return self._server is not None or self._connecting
+        return self._server is not None or self._connecting or self._server_socket is not None
+
+    def take_waiting(self) -> list[tuple[socket.socket, bytes]]:
+        """Take what waits for a side that has no transport yet, with its socket."""
+        sides = ((self._client_socket, self._to_client), (self._server_socket, self._to_server))
+        return [(sock, data) for sock, out in sides if sock is not None and (data := out.take())]
 
     def give_server_socket(self, sock: socket.socket) -> None:
         """Use a socket that was connected late, before there are transports."""
@@ -393,7 +409,7 @@ class Connection:
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
     ) -> None:
-        if self._server is None and not self._connecting:
+        if not self.has_server:
             if self.scope.plays:
                 self._play_raw(reason, client_pending)
                 return
@@ -474,7 +490,7 @@ class Connection:
         self, reason: str, pending: bytes, heard: bytes, flow: TcpFlow | None = None
     ) -> None:
         self.layer = RawLayer(self, reason=reason, flow=flow)
-        if self._server is None:
+        if not self.has_server:
             self.connect()
         if pending:
             self.layer.client_data(pending)

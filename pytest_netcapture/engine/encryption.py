@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import TYPE_CHECKING
 
+from pytest_netcapture.engine.first_bytes import peeked
 from pytest_netcapture.engine.layers.postgresql_session import GSS, SSL
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ class Encryption:
     async def asked(self, connection: Connection) -> bool:
         """Answer the client if it asks; tell whether there is more to look at after it."""
         client = connection.client_socket
-        question = _peek(client) if client is not None and not connection.over else b""
-        if question not in _QUESTIONS:
+        if client is None or connection.over:
             return False
-        assert client is not None
+        question = peeked(client, _SIZE)
+        if question is None or question not in _QUESTIONS:
+            return False
         client.recv(_SIZE)
         try:
             answer = await self._answer(connection, question)
@@ -74,9 +75,3 @@ class Encryption:
         loop = self._engine.loop
         await loop.sock_sendall(sock, question)
         return await asyncio.wait_for(loop.sock_recv(sock, 1), _PATIENCE)
-
-
-def _peek(sock: socket.socket) -> bytes:
-    with contextlib.suppress(OSError):
-        return sock.recv(_SIZE, socket.MSG_PEEK)
-    return b""

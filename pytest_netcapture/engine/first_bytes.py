@@ -50,6 +50,19 @@ def has_left(sock: socket.socket) -> bool:
     return bool(asked.poll(0))
 
 
+def peeked(sock: socket.socket, size: int) -> bytes | None:
+    """Return what can be read; b"" at the end, or after a reset; None while there is nothing.
+
+    A reset is left for the transport: recv(2) would tell of it once only.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    found = dict(poll.poll(0)).get(sock.fileno(), 0)
+    if found & select.POLLERR:
+        return b""
+    return sock.recv(size, socket.MSG_PEEK) if found else None
+
+
 class Vigil:
     """Calls `left` when the client of a peeked socket hangs up; `end` it before the socket is used.
 

@@ -173,7 +173,7 @@ class Interception:
             connection.endpoint.host = connection.tls_name.lower().rstrip(".")
         silent = functools.partial(self._silent, connection, bad)
         try:
-            layer: Layer = OpeningLayer(connection, silent)
+            layer: Layer = OpeningLayer(connection, silent, connection.inner)
             if connection.plan.address[1] == DOT_PORT:
                 layer = TlsQueryLayer(connection, self._engine)
             await start(connection, layer, context)

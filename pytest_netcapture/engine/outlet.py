@@ -82,6 +82,16 @@ class Outlet:
         self._paused = False
         self.pump()
 
+    def take(self) -> bytes:
+        """Take the bytes that wait for a transport, up to where there is something else to do."""
+        taken = []
+        while self._queue and not callable(first := self._queue[0]):
+            taken += list(first)
+            self._queue.popleft()
+        data = b"".join(taken)
+        self.waiting = max(self.waiting - len(data), 0)
+        return data
+
     def clear(self) -> None:
         for waiting in self._queue:
             close = getattr(waiting, "close", None)

@@ -11,6 +11,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +83,7 @@ def running(
             stderr=log,
             cwd=folder,
             user=user,
-            env=os.environ | (environ or {}),
+            env=os.environ | {"TMPDIR": str(folder)} | (environ or {}),
         )
     server = Running(port, process)
     try:
@@ -170,5 +171,46 @@ def redis(*, password: str = "") -> Iterator[Running]:
         options += ["--requirepass", password]
     with workplace(None) as folder:
         command = [program("redis-server"), *options, "--dir", str(folder)]
+        with running(command, folder, port) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[Running]:
+    """MariaDB with the user `app` and the database `shop`."""
+    user, port = plain_user("mysql"), free_port()
+    with workplace(user) as folder:
+        data, socket_path = folder / "data", folder / "socket"
+        install = [program("mariadb-install-db"), "--no-defaults", f"--datadir={data}"]
+        subprocess.run(
+            [*install, "--skip-test-db", "--auth-root-authentication-method=normal"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=user,
+            cwd=folder,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        command = [program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--port={port}"]
+        command += [f"--socket={socket_path}", "--bind-address=127.0.0.1"]
+        command += [f"--pid-file={folder}/pid"]
+        words = f"CREATE DATABASE shop; CREATE USER app IDENTIFIED BY '{PASSWORD}';"
+        words += "GRANT ALL ON shop.* TO app;"
+
+        def ready() -> bool:
+            client = [program("mariadb"), "--no-defaults", f"--socket={socket_path}", "-uroot"]
+            done = subprocess.run([*client, "-e", words], capture_output=True, check=False)
+            return done.returncode == 0
+
+        with running(command, folder, port, user=user, ready=ready) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def smtp(certificate: str) -> Iterator[Running]:
+    """A server that takes mail over TLS only, and after a login; PEM file of chain and key."""
+    port = free_port()
+    with workplace(None) as folder:
+        script = Path(__file__).parent / "programs" / "mail_server.py"
+        command = [sys.executable, str(script), str(port), certificate, PASSWORD]
         with running(command, folder, port) as server:
             yield server

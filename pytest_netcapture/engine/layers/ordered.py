@@ -50,6 +50,9 @@ class Asked:
 class Dialect(Protocol):
     """One connection's protocol: it reads both sides, and remembers what they agreed on."""
 
+    def greeting(self) -> Asked | None:
+        """Return what is answered before a client asks: that it has connected."""
+
     def asked(self, data: bytes) -> Iterator[Asked]:
         """Yield what the client has asked with `data`. Raises `Unreadable`."""
 
@@ -61,6 +64,12 @@ class Dialect(Protocol):
 
     def apart(self, unit: bytes) -> ServiceFlow | None:
         """Return an exchange for what the server said by itself; None for what is not kept."""
+
+    def told(self, flow: ServiceFlow) -> None:
+        """Take note of an answer, live or played."""
+
+    def answer(self, flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
+        """Return a recorded answer as it is to be played on this connection."""
 
     def refusal(self, flow: ServiceFlow, text: str) -> bytes:
         """Return the protocol's error for what is not answered."""
@@ -83,6 +92,13 @@ class OrderedLayer(Ignoring):
         self._ended: set[str] = set()
         self._over = False
         self.place = notices.place_of(context)
+
+    def begin(self) -> None:
+        """Begin, if it is the server that speaks first."""
+        greeting = self._dialect.greeting()
+        if greeting is not None:
+            self._ask(greeting)
+            self._flush()
 
     # ── the client ───────────────────────────────────────────────────────────────────────────
 
@@ -139,7 +155,7 @@ class OrderedLayer(Ignoring):
             self._context.record(flow)
             self._out.append(self._dialect.refusal(flow, f"{REFUSAL}: {flow.asked[:100]}"))
             return
-        flow.sent, flow.answer, flow.notes = flow.sent, recorded.answer, recorded.notes
+        flow.answer, flow.notes = self._dialect.answer(flow, recorded), recorded.notes
         miss = decision.compare(flow) if decision.compare and flow.sent else None
         if miss is not None:
             flow.origin = Origin.UNMATCHED
@@ -148,7 +164,8 @@ class OrderedLayer(Ignoring):
             self._out.append(self._dialect.refusal(flow, miss.reason))
             return
         self._context.record(flow)
-        self._out.append(recorded.answer)
+        self._out.append(flow.answer)
+        self._dialect.told(flow)
         if decision.error is not None:
             self._fail(decision.error)
             return
@@ -225,6 +242,7 @@ class OrderedLayer(Ignoring):
                 self._pending.popleft()
                 head.flow.answer = b"".join(head.parts)
                 self._context.record(head.flow)
+                self._dialect.told(head.flow)
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────
 

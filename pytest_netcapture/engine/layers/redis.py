@@ -44,6 +44,9 @@ class Redis:
         self._queue: list[bytes] | None = None
         """The commands of a transaction that is open."""
 
+    def greeting(self) -> Asked | None:
+        return None
+
     # ── the client ───────────────────────────────────────────────────────────────────────────
 
     def asked(self, data: bytes) -> Iterator[Asked]:
@@ -123,6 +126,12 @@ class Redis:
         flow = self._flow("message", channel, [])
         flow.answer, flow.form = unit, self._version
         return flow
+
+    def told(self, flow: ServiceFlow) -> None:
+        pass
+
+    def answer(self, _flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
+        return recorded.answer
 
     def refusal(self, _flow: ServiceFlow, text: str) -> bytes:
         return error(text)

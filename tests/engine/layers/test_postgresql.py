@@ -413,3 +413,12 @@ def test_a_session_is_live_or_played_as_a_whole() -> None:
     assert split(play.take_client())[0][0] == b"E"
     assert play.names == ["unlike", "close"]
     assert play.flow.error == FlowError("reset", "netcapture: no recording answers this")
+
+
+def test_a_pool_may_roll_back_once_more() -> None:
+    """It does when garbage is collected: in the test that has left something, or in the next."""
+    play = replayed(connected().client(query("BEGIN")).server(tag("BEGIN") + message(b"Z", b"T")))
+    play.client(query("BEGIN")).expect_client(tag("BEGIN") + message(b"Z", b"T"))
+    play.client(query("ROLLBACK")).expect_client(tag("ROLLBACK") + READY)
+    play.client(query("COMMIT"))
+    assert split(play.take_client())[0][0] == b"E"
