@@ -19,6 +19,7 @@ import https
 import latency
 import lookup
 import peers
+import redirectors
 import startup
 import web
 from figures import Row
@@ -38,6 +39,7 @@ PARTS: dict[str, Part] = {
     "http2": web.measure_http2,
     "grpc": web.measure_grpc,
     "streams": web.measure_streams,
+    "redirectors": redirectors.measure,
 }
 OPTIONAL: dict[str, Part] = {"peers": peers.measure}
 

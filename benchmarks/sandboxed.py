@@ -34,7 +34,7 @@ def main() -> None:
         upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in given.upstream_ca),
         cassette=_cassette(given.record, given.replay),
     )
-    session = Session.start(Settings())
+    session = Session.start(Settings(redirector=given.redirector))
     scope = session.begin("benchmark", settings)
     engine = engine_of(session)
     cpu = _cpu_seconds(engine)
@@ -62,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--record")
     parser.add_argument("--replay")
+    parser.add_argument("--redirector", default="auto")
     parser.add_argument("--map-host", action="append", default=[])
     parser.add_argument("--upstream-ca", action="append", default=[])
     parser.add_argument("program", nargs=argparse.REMAINDER)

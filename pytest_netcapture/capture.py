@@ -13,6 +13,7 @@ Proved by tests/test_capture.py.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
@@ -77,6 +78,9 @@ class FlowSource(Protocol):
 
     def publish(self, port: int, host_port: int) -> int:
         """Let the host reach a port of the test; return the host's."""
+
+    def save_packets(self, path: str) -> None:
+        """Write the test's packets to a file. Raises `UsageError`."""
 
     def program(self, name: str) -> FlowSource:
         """Begin a scope, with a namespace of its own, for one program of the test."""
@@ -250,6 +254,20 @@ class Netcapture:
         if host_port:
             check_port(host_port, f"{place}: host_port")
         return self._source.publish(port, host_port)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this test's traffic to a file, in the format that its ending says.
+
+        ``.pcapng``: its packets, which are kept with --netcapture-packets, and the secrets that
+        Wireshark needs to decrypt them.
+        """
+        name = os.path.abspath(os.fspath(path))
+        if not name.endswith(".pcapng"):
+            raise UsageError(
+                f"netcapture.save: {os.fspath(path)!r} has an ending that stands for no format",
+                cure="write .pcapng",
+            )
+        self._source.save_packets(name)
 
     def allow(self, *patterns: str) -> None:
         """Let connections to `patterns` out for the rest of this test, whatever is blocked."""

@@ -196,6 +196,13 @@ class Published(msgspec.Struct, tag=True):
     host_port: int
 
 
+class SavePackets(msgspec.Struct, tag=True):
+    """Write the packets of a scope to a file, as pcapng."""
+
+    scope: int
+    path: str
+
+
 class Abandon(msgspec.Struct, tag=True):
     """Who held this lease is gone: end what it has begun, or take the lease back."""
 
@@ -257,6 +264,7 @@ Request: TypeAlias = (
     | GetCassette
     | WaitChange
     | Publish
+    | SavePackets
     | Abandon
     | End
     | Close

@@ -75,6 +75,7 @@ OPTIONS = (
         "streams are played at once (full, the default), or as slowly as they were recorded",
         *("full", "recorded"),
     ),
+    Option("packets", "flag", "keep each test's packets, for netcapture.save"),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )
 BY_KEY = {option.key: option for option in OPTIONS}

@@ -51,6 +51,7 @@ from pytest_netcapture.messages import (
     Publish,
     Published,
     Ready,
+    SavePackets,
     SetVariable,
     Update,
     WaitChange,
@@ -133,6 +134,10 @@ class TestScope:
     def cassette(self) -> CassetteState | None:
         reply, _ = self._session.channel.ask(GetCassette(self.id), CassetteState)
         return reply if reply.path else None
+
+    def save_packets(self, path: str) -> None:
+        """Write this test's packets. Raises `UsageError`."""
+        self._session.channel.ask(SavePackets(self.id, path), Done)
 
     def publish(self, port: int, host_port: int) -> int:
         """Let the host reach a port of this test; return the host's."""
@@ -253,7 +258,7 @@ class Session:
         if _getpid() != self.pid and self._lent is not None:
             self._adopt()
         begun = self._lent or self._collect()
-        wait = settings.cassette is not None
+        wait = settings.cassette is not None or settings.packets
         request = Begin(nodeid, settings, self.ground.known, scope=begun.scope, reply=wait)
         if wait:
             begun = self._given(self.channel.ask(request, Begun))
@@ -289,9 +294,11 @@ class Session:
         """Begin a scope with a namespace of its own for one program of a test."""
         begun = self._given(self._ask_lease())
         settings = parent.settings_now
-        self.channel.tell(
-            Begin(name, settings, [], parent=parent.id, scope=begun.scope, reply=False)
-        )
+        request = Begin(name, settings, [], parent=parent.id, scope=begun.scope, reply=False)
+        if settings.packets:
+            self.channel.ask(request, Begun)
+        else:
+            self.channel.tell(request)
         return TestScope(self, begun, settings)
 
     def enter(self, namespace: int) -> None:

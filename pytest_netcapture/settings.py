@@ -122,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True):
     strict: bool = False
     http3: str = "capture"
     replay_speed: str = "full"
+    packets: bool = False
     cassette: CassetteUse | None = None
 
 
@@ -138,7 +139,7 @@ MATCHERS = (
     "form",
     "url",
 )
-REDIRECTORS = ("auto", "tproxy", "seccomp")
+REDIRECTORS = ("auto", "tproxy", "tun", "seccomp")
 
 
 def parse_pattern(text: str, where: str) -> HostPattern:

@@ -114,6 +114,7 @@ class Sources:
             strict=_flag(given, "strict"),
             http3=_one(given, "http3") or "capture",
             replay_speed=_one(given, "replay_speed") or "full",
+            packets=_flag(given, "packets"),
             cassette=cassette,
         )
 

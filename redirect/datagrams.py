@@ -14,8 +14,8 @@
    the next datagram opens a new flow. A late reply still goes out, except after `close`.
 5. Datagrams that come before the sink listens wait for it, up to `BACKLOG` of them; more are lost,
    as they would be in a socket's buffer.
-6. `FlowTable` decides and takes the time as an argument; `Datagrams` is its edge for tproxy, that of
-   the other redirectors is theirs.
+6. `FlowTable` decides and takes the time as an argument; `Datagrams` is its edge
+   for tproxy, that of the other redirectors is theirs.
 
 Tests: test_datagrams.py (pure), test_kernel_facts.py, test_tproxy_datagrams.py.
 """

@@ -74,8 +74,11 @@ SO_MARK = 36
 
 # include/uapi/linux/sock_diag.h, inet_diag.h
 SOCK_DIAG_BY_FAMILY = 20
+SOCK_DESTROY = 21
 INET_DIAG_MARK = 15
 TCP_TIME_WAIT = 6
+TCP_CLOSE = 7
+TCP_LISTEN = 10
 TCP_ALL_STATES = 0xFFF
 
 # include/uapi/linux/if_addr.h, if_link.h, rtnetlink.h, fib_rules.h, if.h

@@ -39,6 +39,24 @@ def parse_syn(packet: bytes) -> Syn | None:
     return None
 
 
+def addresses_of(packet: bytes) -> tuple[Address, Address] | None:
+    """Return (source, target) of a TCP segment or datagram without IPv6 extension headers."""
+    if len(packet) < _IPV4_HEADER:
+        return None
+    if packet[0] >> 4 == 4:
+        family, kind, at, size, offset = socket.AF_INET, packet[9], 12, 4, (packet[0] & 15) * 4
+    else:
+        family, kind, at, size, offset = socket.AF_INET6, packet[6], 8, 16, _IPV6_HEADER
+    if kind not in {socket.IPPROTO_TCP, socket.IPPROTO_UDP} or offset + 4 > len(packet):
+        return None
+    ends = (packet[at : at + size], packet[at + size : at + 2 * size])
+    ports = struct.unpack_from("!HH", packet, offset)
+    source, target = (
+        (socket.inet_ntop(family, end), port) for end, port in zip(ends, ports, strict=True)
+    )
+    return source, target
+
+
 def _parse_ipv4(packet: bytes) -> Syn | None:
     offset = (packet[0] & 15) * 4
     fragment = int.from_bytes(packet[6:8], "big") & 0x1FFF

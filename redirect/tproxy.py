@@ -192,7 +192,15 @@ def install(way: str, *, ipv6: bool) -> str:
     ways = (ruleset.NATIVE, ruleset.COMPAT, ruleset.NO_GATE)
     for attempt in ways[ways.index(way) :]:
         batch = ruleset.batch(attempt, ipv6=ipv6)
-        failed = netlink.transact(k.NETLINK_NETFILTER, batch.data)
+        try:
+            failed = netlink.transact(k.NETLINK_NETFILTER, batch.data)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"tproxy: the kernel has no nftables: {error.strerror}",
+                cure="modprobe nfnetlink nf_tables (as root, once); a kernel without it needs "
+                "another redirector",
+                slug="docs/limits.md#tproxy",
+            ) from error
         if not failed:
             return attempt
         lacking = [(batch.parts.get(step, ("the batch", "nf_tables")), n) for step, n in failed]

@@ -6,8 +6,8 @@
    end of a socket pair, a datagram as a record on the stack's channel.
 3. What somebody in the namespace listens for, on loopback or an own address, the stack gives back
    to the kernel as it came: such connections pass it, and are neither gated nor captured.
-4. Between `attach` and `watch` clients wait; with the engine dead the device is gone, and what is
-   not local is unreachable at once.
+4. Between `attach` and `watch` clients wait; with the engine dead the device is gone, what is not
+   local is unreachable at once, and connections are ended by tun_guard.py.
 
 Tests: test_tun.py, tests/conformance.
 """
@@ -36,6 +36,7 @@ from pytest_netcapture.redirect.datagrams import IDLE, DatagramFlows, Flow
 from pytest_netcapture.redirect.owners import Owners
 from pytest_netcapture.redirect.plumbing import first_unprivileged_port
 from pytest_netcapture.redirect.poller import Poller
+from pytest_netcapture.redirect.tun_guard import Guard
 from pytest_netcapture.redirect.tun_probing import probe
 from pytest_netcapture.redirect.tun_stack import (
     Command,
@@ -61,7 +62,7 @@ _OWN = (k.OWN_V4, k.OWN_V6)
 class StackSocket(socket.socket):
     """One end of a connection's socket pair, which behaves as a TCP socket where it matters."""
 
-    was_gone = False
+    reset_by_client = False
     """The client has reset the connection, and it is known by now."""
 
     def bind_to_stack(self, catch_up: Callable[[], None], abort: Callable[[], None]) -> None:
@@ -69,9 +70,9 @@ class StackSocket(socket.socket):
 
     @property
     def was_reset(self) -> bool:
-        if not self.was_gone:
+        if not self.reset_by_client:
             self._catch_up()
-        return self.was_gone
+        return self.reset_by_client
 
     def setsockopt(self, level: int, option: int, value: Any, *length: Any) -> None:
         if (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER):
@@ -115,6 +116,7 @@ class TunRedirector:
         self._first_port = first_unprivileged_port()
         self.owners = Owners()
         self._attached: dict[int, _Attached] = {}
+        self._guard: Guard | None = None
         self._loop: Any = None
         self._sink: Sink | None = None
 
@@ -145,6 +147,9 @@ class TunRedirector:
     def stop(self) -> None:
         for number in list(self._attached):
             self._detach(number)
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def disturb(
         self,
@@ -167,6 +172,8 @@ class TunRedirector:
         attached = self._attached.pop(number, None)
         if attached is not None:
             attached.close()
+            if self._guard is not None:
+                self._guard.forget(number)
         self.owners.detach(number)
 
     def _attach_here(self, number: int) -> None:
@@ -176,6 +183,8 @@ class TunRedirector:
         try:
             tun_plumbing.lay(tun, self._addresses, ipv6=ipv6)
             self.owners.attach_here(number)
+            self._guard = self._guard or Guard()
+            self._guard.watch(number)
         except BaseException:
             stack.close()
             raise
@@ -263,4 +272,4 @@ class _Attached(DatagramFlows):
     def _closed(self, event: Happened) -> None:
         conn = self._sockets.pop(event.flow, None)
         if conn is not None and event.number:
-            conn.was_gone = True
+            conn.reset_by_client = True

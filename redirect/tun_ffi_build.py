@@ -1,4 +1,4 @@
-"""Writes tun_ffi.py: cffi's out-of-line ABI mode, which needs no compiler and no parser at run time.
+"""Writes tun_ffi.py, cffi's out-of-line ABI mode: it needs no compiler, and no parser at run time.
 
 Run as a script after a change of `CDEF`; the other side is stack/src/ffi.rs. test_tun_stack.py
 checks that what is there is current.

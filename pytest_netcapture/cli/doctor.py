@@ -20,7 +20,7 @@ from pytest_netcapture.sandbox.probe import Finding
 
 _PAGE = "docs/redirectors.md"
 _SAME = "for the same reason"
-_WSL = "WSL's own kernel may lack it: `wsl --update`; without it `auto` takes seccomp"
+_WSL = "WSL's own kernel may lack it: `wsl --update`; without it `auto` takes another"
 
 
 class Diagnosis(NamedTuple):
@@ -56,7 +56,7 @@ def doctor(*, as_json: bool) -> int:
 
 def diagnose() -> Diagnosis:
     """Read the facts and try everything. Takes a second."""
-    from pytest_netcapture.redirect import probing, seccomp_probing
+    from pytest_netcapture.redirect import probing, seccomp_probing, tun_probing
     from pytest_netcapture.sandbox import facts, hindrances, namespaces, probe
 
     found = facts.gather()
@@ -67,7 +67,11 @@ def diagnose() -> Diagnosis:
         found,
         hindrances.hindrances(found, privileged=privileged),
         findings,
-        [_tproxy(probing.probe(), missing, found), seccomp_probing.probe()],
+        [
+            _tproxy(_in_sandbox(probing.probe(), missing), found),
+            _in_sandbox(tun_probing.probe(), missing),
+            seccomp_probing.probe(),
+        ],
         (http3(),),
     )
 
@@ -82,11 +86,15 @@ def http3() -> Finding:
     return Finding("HTTP/3", ok=False, reason=reason, cure="pip install 'pytest-netcapture[http3]'")
 
 
-def _tproxy(support: Support, missing: Finding | None, found: Facts) -> Support:
-    """Return what is true of tproxy, which needs the sandbox as well."""
-    if missing is not None:
-        reason = f"no {missing.name}: {missing.reason}"
-        return Support(support.name, available=False, reason=reason, cure=missing.cure)
+def _in_sandbox(support: Support, missing: Finding | None) -> Support:
+    """Return what is true of a redirector that needs the sandbox as well."""
+    if missing is None:
+        return support
+    reason = f"no {missing.name}: {missing.reason}"
+    return Support(support.name, available=False, reason=reason, cure=missing.cure)
+
+
+def _tproxy(support: Support, found: Facts) -> Support:
     if not support.available and found.wsl == 2:
         return Support(
             support.name, available=False, reason=support.reason, cure=f"{support.cure}. {_WSL}"

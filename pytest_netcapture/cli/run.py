@@ -79,6 +79,12 @@ _OPTIONS = {
     show_default=True,
     help="How packets reach the engine.",
 )
+@click.option(
+    "--pcap",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write its packets to FILE (pcapng), with what Wireshark needs to decrypt them.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -93,6 +99,7 @@ def run(
     loopback: str,
     publish: Sequence[str],
     redirector: str,
+    pcap: str | None,
     quiet: bool,
     program: Sequence[str],
 ) -> int:
@@ -108,10 +115,11 @@ def run(
         upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in upstream_ca),
         capture_loopback=loopback == "capture",
         redirector=redirector,
+        packets=pcap is not None,
         cassette=_cassette(record, replay),
     )
     ports = [parse_published(text, "--publish") for text in publish]
-    return _run(settings, list(program), ports, quiet=quiet)
+    return _run(settings, list(program), ports, pcap=pcap, quiet=quiet)
 
 
 def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
@@ -128,7 +136,12 @@ def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
 
 
 def _run(
-    settings: Settings, program: list[str], ports: list[tuple[int, int]], *, quiet: bool
+    settings: Settings,
+    program: list[str],
+    ports: list[tuple[int, int]],
+    *,
+    pcap: str | None,
+    quiet: bool,
 ) -> int:
     from pytest_netcapture.session import Session
 
@@ -157,6 +170,8 @@ def _run(
     ended.set()
     if not quiet:
         lines.join(2)
+    if pcap is not None:
+        scope.save_packets(os.path.abspath(pcap))
     result = session.end(scope)
     counts = session.close().counts
     problems = [problem_text(_in_our_terms(problem)) for problem in result.problems]

@@ -100,6 +100,7 @@ class Authority:
             serialization.PrivateFormat.TraditionalOpenSSL,
             serialization.NoEncryption(),
         )
+        self._secrets = ""
         self._cached = functools.lru_cache(_CACHED)(self._make_context)
         self.leaf = functools.lru_cache(_CACHED)(self._make_leaf)
 
@@ -115,6 +116,12 @@ class Authority:
     def subject_hash(self) -> str:
         """The name of the CA's file in a hashed certificate directory, without ".0"."""
         return subject_hash(self._issuer.name)
+
+    def log_secrets(self, path: str) -> None:
+        """Write the secrets of handshakes from now on to a file, in NSS's format."""
+        if self._secrets != path:
+            self._secrets = path
+            self._cached.cache_clear()
 
     def server_context(
         self, names: tuple[str, ...], *, alpn: tuple[str, ...] = ()
@@ -145,6 +152,8 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.num_tickets = 1  # enough to resume; OpenSSL's two are a tenth of the work
+        if self._secrets:
+            context.keylog_filename = self._secrets
         if alpn:
             context.set_alpn_protocols(list(alpn))
         pem = leaf.public_bytes(serialization.Encoding.PEM) + self._key_pem

@@ -44,6 +44,7 @@ from pytest_netcapture.engine.layers.layer import Decision, Play
 from pytest_netcapture.engine.names import Names
 from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper
 from pytest_netcapture.engine.opener import Opener
+from pytest_netcapture.engine.packets import Packets
 from pytest_netcapture.engine.publisher import Publisher
 from pytest_netcapture.engine.relay import Relay
 from pytest_netcapture.engine.requests import Requests
@@ -98,6 +99,7 @@ class Engine:
         self.hopper = Hopper()
         self._stand_on(grounds.make(self, self.hopper, self.addresses))
         self.opener = Opener(self)
+        self.packets = Packets(self)
         self.requests = Requests(self)
         self.publisher = Publisher(self)
         channel = socket.socket(fileno=options.control_fd)

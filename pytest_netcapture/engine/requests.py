@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.control import Answer
@@ -34,6 +36,7 @@ from pytest_netcapture.messages import (
     Publish,
     Published,
     Request,
+    SavePackets,
     SetVariable,
     Update,
     WaitChange,
@@ -69,6 +72,7 @@ class Requests:
             Publish: self._publish,
             Abandon: self._abandon,
             Moved: self._moved,
+            SavePackets: self._save_packets,
             End: self._end,
             Close: self._close,
         }
@@ -108,14 +112,32 @@ class Requests:
         self._leases[identity] = namespace
         return _begun(identity, namespace, request.known)
 
-    def _begin(self, request: Begin) -> Answer | None:
+    def _begin(self, request: Begin) -> Answer | Awaitable[Answer] | None:
         namespace = self._leases.pop(request.scope)
+        scopes = self._engine.scopes
         if request.parent >= 0:
-            scopes = self._engine.scopes
-            scopes.begin_child(scopes.get(request.parent), request.scope, request.nodeid, namespace)
-            return None
-        answer = self._test(request, namespace)
+            parent = scopes.get(request.parent)
+            scope = scopes.begin_child(parent, request.scope, request.nodeid, namespace)
+            answer = _begun(scope.id, namespace, request.known)
+        else:
+            answer = self._test(request, namespace)
+        if request.settings.packets:
+            return self._keep_packets(scopes.get(request.scope), answer)
         return answer if request.reply else None
+
+    async def _keep_packets(self, scope: Scope, answer: Answer) -> Answer:
+        """Answer when they are kept: nothing may be sent before."""
+        problem = await self._engine.packets.begin(scope)
+        begun, fds = answer
+        assert isinstance(begun, Begun)
+        warnings = (*begun.warnings, problem) if problem else begun.warnings
+        return msgspec.structs.replace(begun, warnings=warnings), fds
+
+    def _save_packets(self, request: SavePackets) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        self._engine.drain(scope)
+        self._engine.packets.save(scope, request.path)
+        return Done(), ()
 
     def _test(self, request: Begin, namespace: EngineNamespace) -> Answer:
         scopes = self._engine.scopes
@@ -242,6 +264,7 @@ class Requests:
 
     def _recycle(self, scope: Scope, *, clean: bool) -> None:
         """Give the namespace back if nothing of the test is left in it; else look again later."""
+        self._engine.packets.end(scope)
         self._lingering.append(scope)
         if clean:
             self._engine.loop.call_soon(self._sweep, scope)

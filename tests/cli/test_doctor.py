@@ -42,6 +42,7 @@ def test_a_machine_on_which_these_tests_run_is_well() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pytest --netcapture works here\n" in done.stdout
     assert "  ok   tproxy" in done.stdout
+    assert "  ok   tun" in done.stdout or "tun: " in done.stdout
     assert "  ok   seccomp" in done.stdout
     found = asked()
     assert (found["works"], found["redirector"]) == (True, "tproxy")
@@ -69,7 +70,7 @@ def test_a_cause_is_named_with_its_cure_and_what_is_used_instead(
     assert "works here, by seccomp instead of tproxy" in done.stdout
     found = asked(way)
     assert found["redirector"] == "seccomp"
-    assert [r["available"] for r in found["redirectors"]] == [False, True]
+    assert [r["available"] for r in found["redirectors"]] == [False, False, True]
 
 
 @pytest.mark.live
@@ -119,14 +120,14 @@ def test_the_first_that_works_is_taken() -> None:
 def test_tproxy_needs_a_sandbox() -> None:
     works = Support("tproxy", available=True)
     missing = Finding("mounts", False, "refused", "do this")
-    found = doctor._tproxy(works, missing, Facts())
+    found = doctor._in_sandbox(works, missing)
     assert (found.available, found.reason, found.cure) == (False, "no mounts: refused", "do this")
-    assert doctor._tproxy(works, None, Facts()) is works
+    assert doctor._tproxy(doctor._in_sandbox(works, None), Facts()) is works
 
 
 def test_a_module_that_wsl_lacks() -> None:
     facts = Facts(kernel="Linux version 5.15.90.1-microsoft-standard-WSL2")
-    found = doctor._tproxy(NO_TPROXY, None, facts)
+    found = doctor._tproxy(NO_TPROXY, facts)
     assert "modprobe x" in found.cure
     assert "wsl --update" in found.cure
 

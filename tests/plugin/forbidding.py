@@ -4,6 +4,7 @@ filter: a seccomp filter refuses what Docker's default profile refuses (EPERM).
 limit: user.max_user_namespaces is 0, in a user namespace around the command, without capabilities.
 chroot: below a directory that is no mount point.
 podman: as limit, and a filter refuses what Podman's default profile refuses.
+nftables: a filter refuses netfilter's netlink, as a kernel without it does.
 nothing: as filter, and no other filter may be installed.
 yama: as filter, and /proc/sys/kernel/yama/ptrace_scope says 1, in a mount namespace around it.
 """
@@ -60,6 +61,15 @@ def forbid_as_docker_does(*, filters=True):
     ]
     steps += when(clone, [*flags, (RETURN, 0, 0, ALLOW)])
     install([*steps, (RETURN, 0, 0, ALLOW)])
+
+
+def forbid_nftables():
+    """socket(AF_NETLINK, ..., NETLINK_NETFILTER)."""
+    refused = [(RETURN, 0, 0, REFUSE | errno.EPROTONOSUPPORT)]
+    protocol = [(LOAD, 0, 0, 32), *when(12, refused)]
+    family = [(LOAD, 0, 0, 16), *when(16, protocol), (RETURN, 0, 0, ALLOW)]
+    number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+    install([(LOAD, 0, 0, 0), *when(number, family), (RETURN, 0, 0, ALLOW)])
 
 
 def install(steps):
@@ -139,6 +149,7 @@ if __name__ == "__main__":
         "chroot": chroot,
         "filter": forbid_as_docker_does,
         "limit": limit,
+        "nftables": forbid_nftables,
         "podman": podman,
         "nothing": lambda: forbid_as_docker_does(filters=False),
         "yama": yama,

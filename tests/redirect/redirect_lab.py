@@ -166,16 +166,12 @@ class Space:
 class Lab:
     """An engine's side that writes down what it sees. `verdict` is given to each SYN; None: later."""
 
-    def __init__(self, number=1, way=ruleset.NATIVE, **options):
+    def __init__(self, number=1, way=ruleset.NATIVE, kind=TproxyRedirector, **options):
         self.verdict = Verdict.ACCEPT
         self.events = queue.SimpleQueue()
         self.errors = []
-        if os.environ.get("NETCAPTURE_TEST_REDIRECTOR") == "tun":
-            from pytest_netcapture.redirect.tun import TunRedirector
-
-            self.redirector = TunRedirector(addresses=MACHINE, **options)
-        else:
-            self.redirector = TproxyRedirector(addresses=MACHINE, **options)
+        self.redirector = kind(addresses=MACHINE, **options)
+        if kind is TproxyRedirector:
             self.redirector._way = way
         self._start_loop()
         unshare(k.CLONE_NEWNET)

@@ -74,6 +74,7 @@ struct Driver {
     channel: OwnedFd,
     ends: Vec<Option<End>>,
     unopened: Vec<u64>,
+    news: VecDeque<(Record, Vec<u8>)>,
     outgoing: VecDeque<Vec<u8>>,
     up: Link,
     down: Link,
@@ -106,6 +107,7 @@ pub fn start(device: Device, options: Options) -> Result<(JoinHandle<()>, OwnedF
         channel: ours,
         ends: Vec::new(),
         unopened: Vec::new(),
+        news: VecDeque::new(),
         outgoing: VecDeque::new(),
         up: Link::new(Faults::default()),
         down: Link::new(Faults::default()),
@@ -147,6 +149,17 @@ impl Driver {
             }
             self.settle();
         }
+        self.end_all();
+    }
+
+    /// Resets what is open: the clients would hear nothing of it without the device.
+    fn end_all(&mut self) {
+        let open: Vec<u64> = self.ends.iter().flatten().map(|end| end.id).collect();
+        for id in open {
+            self.stack.find(id).into_iter().for_each(|at| self.abort(at));
+        }
+        self.down.change(Faults::default());
+        self.flush();
     }
 
     fn timeout(&self) -> Timespec {
@@ -163,15 +176,24 @@ impl Driver {
                 self.ingress(&data, 0);
             }
         }
-        for at in self.stack.take_touched(self.now) {
-            self.serve(at);
-        }
-        self.flush();
+        self.hand_on();
         if self.now - self.reaped > SECOND {
             self.reaped = self.now;
             self.reap();
         }
         self.send_waiting();
+    }
+
+    /// Hands on what has been read: bytes first, then news, so that what a client said on one connection is
+    /// there before its next one is.
+    fn hand_on(&mut self) {
+        for at in self.stack.take_touched(self.now) {
+            self.serve(at);
+        }
+        while let Some((record, payload)) = self.news.pop_front() {
+            self.tell(record, &payload);
+        }
+        self.flush();
     }
 
     // ── the device ───────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +209,11 @@ impl Driver {
                     head[..start].copy_from_slice(virtio);
                     self.arrive(head, data);
                 }
-                _ => break,
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(_) => {
+                    self.stopping = true; // somebody has removed the device
+                    break;
+                }
             }
         }
         self.buffer = buffer;
@@ -268,12 +294,13 @@ impl Driver {
         while let Some(happened) = self.stack.events.pop_front() {
             match happened {
                 Event::Connecting { flow, key } => {
-                    self.tell(Record { kind: event::CONNECTING, flow, number: 0, key }, &[]);
+                    let record = Record { kind: event::CONNECTING, flow, number: 0, key };
+                    self.news.push_back((record, Vec::new()));
                 }
                 Event::Datagram { key, payload } => {
-                    if self.outgoing.len() < WAITING {
+                    if self.outgoing.len() + self.news.len() < WAITING {
                         let record = Record { kind: event::DATAGRAM, flow: 0, number: 0, key };
-                        self.tell(record, &payload);
+                        self.news.push_back((record, payload));
                     }
                 }
             }
@@ -383,6 +410,7 @@ impl Driver {
             (command::STOP, _) => self.stopping = true,
             (command::SYNC, _) => {
                 self.read_device(usize::MAX);
+                self.hand_on();
                 self.tell(Record::new(event::SYNCED, 0, record.number), &[]);
             }
             (command::DATAGRAM, _) => {

@@ -224,7 +224,9 @@ pub fn segments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
         _ => return vec![packet[..header.end].to_vec()],
     };
     let payload = header.body + transport;
-    if header.fragment || size == 0 || payload >= header.end || header.end - payload <= size {
+    let torn = header.key.protocol == TCP && transport < 20;
+    if torn || header.fragment || size == 0 || payload >= header.end || header.end - payload <= size
+    {
         let mut whole = packet[..header.end].to_vec();
         complete(&mut whole);
         return vec![whole];

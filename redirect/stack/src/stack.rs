@@ -308,8 +308,11 @@ impl Stack {
     fn ingress_tcp(&mut self, now: i64, data: &[u8], key: &Key, syn: Option<u32>) {
         if let Some(&at) = self.by_key.get(key) {
             self.touch(at);
-            self.feed(now, data, Some(at));
-            return;
+            if syn.is_none() || !self.has_ended(at) {
+                self.feed(now, data, Some(at));
+                return;
+            }
+            self.by_key.remove(key); // the client uses its port again, before anybody has looked
         }
         let Some(sequence) = syn else {
             self.feed(now, data, None); // of a connection that has gone: reset
@@ -321,6 +324,11 @@ impl Stack {
             Some(State::Answered(Refusal::Unreachable)) => self.tell_unreachable(data),
             _ => {} // a retransmission: it waits with the first
         }
+    }
+
+    fn has_ended(&mut self, at: u32) -> bool {
+        use tcp::State::{Closed, TimeWait};
+        self.socket(at).is_some_and(|socket| matches!(socket.state(), Closed | TimeWait))
     }
 
     fn hold(&mut self, key: Key, sequence: u32, syn: &[u8]) {

@@ -1,0 +1,107 @@
+"""The redirectors side by side, over plain HTTP: bulk, new connections, and 3,000 idle ones."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Iterator
+
+from figures import Row, median_ratio
+from lab import HERE, Lab, Ran, program
+
+from pytest_netcapture.redirect import probing, seccomp_probing, tun_probing
+
+_GIB = 1 << 30
+_HOST = "plain.test"
+_IDLE = 3000
+_PROBES = {"tproxy": probing.probe, "tun": tun_probing.probe, "seccomp": seccomp_probing.probe}
+_BAR = 0.7
+"""What tun is to reach of tproxy."""
+
+Figures = dict[str, list[float]]
+
+
+def measure(lab: Lab, scale: float = 1.0) -> Iterator[Row]:
+    names = [name for name, probe in _PROBES.items() if probe().available]
+    yield from _bulk(lab, names, scale)
+    yield from _new(lab, names)
+    yield from _idle(lab, names)
+
+
+def _bulk(lab: Lab, names: list[str], scale: float) -> Iterator[Row]:
+    path = lab.server.file("large", int(_GIB * scale))
+    command = [program("curl"), "-sSf", "-o", "/dev/null", "-w", "%{speed_download}"]
+    speeds: Figures = {name: [] for name in ("direct", *names)}
+    costs: Figures = {name: [] for name in names}
+    for _ in range(lab.rounds):
+        speeds["direct"].append(float(lab.run([*command, _near(lab, path)])))
+        for name in names:
+            ran = _sandboxed(lab, name, [*command, f"http://{_HOST}{path}"])
+            speeds[name].append(float(ran.stdout))
+            costs[name].append(ran.cpu / scale)
+    notes = {
+        name: f"{statistics.median(speeds[name]) / 1e6:,.0f} MB/s, engine "
+        f"{statistics.median(costs[name]):.2f} s of CPU a GiB"
+        for name in names
+    }
+    yield Row("1 GiB, plain: direct", statistics.median(speeds["direct"]) / 1e6, "MB/s")
+    yield from _rows("1 GiB, plain", speeds, names, notes)
+
+
+def _new(lab: Lab, names: list[str]) -> Iterator[Row]:
+    path = lab.server.file("small", 1024)
+    command = [sys.executable, os.path.join(HERE, "connections.py"), "new", str(lab.seconds)]
+    yield from _counted(lab, "new connections/s, plain", names, command, path)
+
+
+def _idle(lab: Lab, names: list[str]) -> Iterator[Row]:
+    """Compare requests beside idle connections with requests alone, of each redirector."""
+    path = lab.server.file("small", 1024)
+    client = [sys.executable, os.path.join(HERE, "connections.py")]
+    for name in names:
+        rates: Figures = {"0": [], str(_IDLE): []}
+        for _ in range(lab.rounds):
+            for count, found in rates.items():
+                words = [*client, "kept", str(lab.seconds), f"http://{_HOST}{path}", count]
+                found.append(float(_sandboxed(lab, name, words).stdout.split()[0]))
+        ratio = median_ratio(rates[str(_IDLE)], rates["0"])
+        note = f"{statistics.median(rates['0']):,.0f}/s without"
+        yield Row(f"requests/s beside {_IDLE:,} idle: {name}", ratio, note=note)
+
+
+def _counted(lab: Lab, what: str, names: list[str], command: list[str], path: str) -> Iterator[Row]:
+    rates: Figures = {name: [] for name in ("direct", *names)}
+    costs: Figures = {name: [] for name in names}
+    for _ in range(lab.rounds):
+        rates["direct"].append(float(lab.run([*command, _near(lab, path)]).split()[0]))
+        for name in names:
+            ran = _sandboxed(lab, name, [*command, f"http://{_HOST}{path}"])
+            rate, count = map(float, ran.stdout.split())
+            rates[name].append(rate)
+            costs[name].append(ran.cpu / count * 1e6)
+    notes = {
+        name: f"{statistics.median(rates[name]):,.0f}/s, engine "
+        f"{statistics.median(costs[name]):,.0f} µs of CPU each"
+        for name in names
+    }
+    yield Row(f"{what}: direct", statistics.median(rates["direct"]), "/s")
+    yield from _rows(what, rates, names, notes)
+
+
+def _rows(what: str, found: Figures, names: list[str], notes: dict[str, str]) -> Iterator[Row]:
+    for name in names:
+        ratio = median_ratio(found[name], found["direct"])
+        yield Row(f"{what}: {name} / direct", ratio, note=notes[name])
+    if {"tproxy", "tun"} <= set(names):
+        ratio = median_ratio(found["tun"], found["tproxy"])
+        yield Row(f"{what}: tun / tproxy", ratio, bar=("at least", _BAR))
+
+
+def _near(lab: Lab, path: str) -> str:
+    return f"http://127.0.0.1:{lab.server.http}{path}"
+
+
+def _sandboxed(lab: Lab, redirector: str, command: list[str]) -> Ran:
+    mapped = f"{_HOST}=127.0.0.1:{lab.server.http}"
+    return lab.sandboxed(command, "--map-host", mapped, "--redirector", redirector)
