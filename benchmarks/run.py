@@ -21,6 +21,7 @@ import lookup
 import peers
 import redirectors
 import startup
+import web
 from figures import Row
 from lab import Lab, Missing
 from server import Server, nginx
@@ -35,6 +36,9 @@ PARTS: dict[str, Part] = {
     "new": https.measure_new,
     "download": download.measure,
     "lookup": lookup.measure,
+    "http2": web.measure_http2,
+    "grpc": web.measure_grpc,
+    "streams": web.measure_streams,
     "redirectors": redirectors.measure,
 }
 OPTIONAL: dict[str, Part] = {"peers": peers.measure}

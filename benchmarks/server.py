@@ -45,6 +45,7 @@ http {{
     server {{
         listen 127.0.0.1:{https} ssl backlog=4096;
         listen 127.0.0.1:{http} backlog=4096;
+        listen 127.0.0.1:{http2} ssl http2 backlog=4096;
         root {folder}/files;
     }}
 }}
@@ -53,12 +54,13 @@ http {{
 
 @dataclass(frozen=True)
 class Server:
-    """A running nginx; `ca` is the file that a client is to trust."""
+    """A running nginx; `ca` is the file that a client is to trust. `http2` is HTTPS as well."""
 
     folder: str
     ca: str
     https: int
     http: int
+    http2: int
 
     def file(self, name: str, size: int) -> str:
         """Serve `size` random bytes as /NAME; return that path."""
@@ -76,12 +78,14 @@ def nginx(folder: str) -> Iterator[Server]:
     if program is None:
         raise FileNotFoundError("nginx")
     os.makedirs(os.path.join(folder, "files"), exist_ok=True)
-    server = Server(folder, os.path.join(folder, "ca.pem"), free_port(), free_port())
+    ports = [free_port() for _ in range(3)]
+    server = Server(folder, os.path.join(folder, "ca.pem"), *ports)
     _make_certificates(folder)
     config = os.path.join(folder, "nginx.conf")
     user = "user root;\n" if os.getuid() == 0 else ""
     with open(config, "w") as file:
-        file.write(user + _CONFIG.format(folder=folder, https=server.https, http=server.http))
+        places = {"https": server.https, "http": server.http, "http2": server.http2}
+        file.write(user + _CONFIG.format(folder=folder, **places))
     log = os.path.join(folder, "error.log")
     with subprocess.Popen([program, "-c", config, "-e", log, "-p", folder]) as process:
         try:

@@ -12,7 +12,7 @@ Proven by tests/cassettes/test_scrub.py.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pytest_netcapture.cassettes import fields
 from pytest_netcapture.cassettes.edits import Edit, apply
@@ -135,21 +135,50 @@ class ContentScrubber:
 
     def stream(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Do as `text` for a body of any size, seeing no more than a window at a time."""
+        for window, edits in self._windows(pieces, self._all_edits):
+            self.streamed += len(edits)
+            yield apply(window, edits, [])
+
+    def wire(self, pieces: Iterable[bytes], spans: list[tuple[int, int]]) -> Iterator[bytes]:
+        """Do as `stream` and keep all lengths: a protocol that is not known may count its bytes.
+
+        Where something was replaced is added to `spans`.
+        """
+        position = 0
+        for window, edits in self._windows(pieces, self._wire_edits):
+            self.streamed += len(edits)
+            spans += [(position + start, position + end) for start, end, _ in edits]
+            position += len(window)
+            yield apply(window, edits, [])
+
+    def same_length(self, data: bytes) -> bytes:
+        """Do as `wire` for bytes that are whole."""
+        return b"".join(self.wire([data], []))
+
+    def _windows(
+        self, pieces: Iterable[bytes], find: Callable[[bytes], list[Edit]]
+    ) -> Iterator[tuple[bytes, list[Edit]]]:
+        """Cut a stream where no edit is cut."""
         keep = max(LONGEST, self.secrets.longest)
         window = b""
         for piece in pieces:
             window += piece
             if len(window) < 2 * keep:
                 continue
-            edits = self._all_edits(window)
-            self.streamed += len(edits)
+            edits = find(window)
             cut = min([len(window) - keep, *(e.start for e in edits if e.end > len(window) - keep)])
-            yield apply(window[:cut], [e for e in edits if e.end <= cut], [])
+            yield window[:cut], [e for e in edits if e.end <= cut]
             window = window[cut:]
         if window:
-            edits = self._all_edits(window)
-            self.streamed += len(edits)
-            yield apply(window, edits, [])
+            yield window, find(window)
+
+    def _wire_edits(self, data: bytes) -> list[Edit]:
+        found = [(start, end) for start, end, _ in self.secrets.find(data)] + find_tokens(data)
+        edits = [Edit(start, end, b"") for start, end in found]
+        return [
+            edit._replace(new=_as_long(self.tag(data[edit.start : edit.end]), edit))
+            for edit in _disjoint(edits)
+        ]
 
     def tag(self, value: bytes) -> bytes:
         """Return the stable tag of a secret; a tag is its own."""
@@ -194,6 +223,11 @@ class ContentScrubber:
                 self.secrets.learn(value)
                 edits.append(Edit(start, end, self.tag(value)))
         return apply(data, edits, borders)
+
+
+def _as_long(tag: bytes, edit: Edit) -> bytes:
+    """Return `tag` cut, or filled up, to the length of what it stands for."""
+    return tag.ljust(edit.end - edit.start, b"-")[: edit.end - edit.start]
 
 
 def _disjoint(edits: list[Edit]) -> list[Edit]:

@@ -31,6 +31,8 @@ class Conversation:
         self._scrub = scrub
         self._left = [m for m in flow.messages if m.kind in _SPOKEN or not (m.sent or _pong(m))]
         self._left.reverse()
+        pairs = zip(flow.messages, flow.messages[1:], strict=False)
+        self._waits = {id(after): after.time - before.time for before, after in pairs}
         self._count = 0
         self.error: FlowError | None = flow.error
 
@@ -38,6 +40,10 @@ class Conversation:
     def over(self) -> bool:
         """Tell whether all was said."""
         return not self._left
+
+    def wait(self, message: WebSocketMessage) -> int:
+        """Return the nanoseconds between a recorded message and the one before it."""
+        return self._waits.get(id(message), 0)
 
     def due(self) -> list[WebSocketMessage]:
         """Return what the server says now, before the client says more."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pytest_netcapture.cassettes.keys import Line
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.cassettes.nearest import matcher_of, nearest
-from pytest_netcapture.cassettes.shelf import Queue
+from pytest_netcapture.cassettes.queue import Queue
+from pytest_netcapture.cassettes.shelf import Shelf
 from pytest_netcapture.cassettes.source import Recording
 from pytest_netcapture.flows import AnyFlow, Difference, HttpRequest
 from pytest_netcapture.settings import RecordMode
@@ -20,7 +21,7 @@ _RECORD = "record it with --netcapture-record-mode=new_episodes"
 
 def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, line: Line) -> Miss:
     """Say why no recording answers the scrubbed `request`; `line` is of its key."""
-    if early := _without_looking(cassette):
+    if early := without_looking(cassette):
         return early
     if queue:
         return explain_used_up(queue.recordings)
@@ -36,19 +37,35 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
     return _unlike(flow, differing)
 
 
-def explain_dns(cassette: Cassette, name: str, rtype: str) -> Miss:
-    if early := _without_looking(cassette):
+def explain_dns(cassette: Cassette, name: str, rtype: str, server: str) -> Miss:
+    if early := without_looking(cassette):
         return early
     types = cassette.shelf.dns_types.get(name)
     if not types:
         return Miss(MissKind.NEVER, f"never recorded: {name} was not asked for", advice=_RECORD)
     known = ", ".join(sorted(types))
+    if rtype in types:
+        whom = server or "a server of resolv.conf"
+        reason = f"never recorded: {whom} was not asked for {name} {rtype}, but another was"
+        return Miss(MissKind.NEVER, reason, advice=_RECORD)
     return Miss(
         MissKind.NEVER, f"never recorded: {name} was asked for {known}, not {rtype}", advice=_RECORD
     )
 
 
-def _without_looking(cassette: Cassette) -> Miss | None:
+def explain_raw(shelf: Shelf, kind: str, names: list[str], port: int) -> Miss:
+    """Say that no conversation with a place that a client has one with can be played."""
+    for name in names:
+        if why := shelf.opaque.get((kind.replace("tls", "tcp"), name, port)):
+            reason = f"what was said was not recorded: {why}"
+            return Miss(MissKind.NEVER, reason, advice="let the test reach its server")
+    inside = {"tls": "conversation inside TLS"}.get(kind, f"{kind.upper()} conversation")
+    reason = f"never recorded: no {inside} with {names[0]}:{port}"
+    return Miss(MissKind.NEVER, reason, advice=_RECORD)
+
+
+def without_looking(cassette: Cassette) -> Miss | None:
+    """Return why nothing can be played, whatever it is, if that is so."""
     if not cassette.file_exists:
         if cassette.can_record:
             return Miss(MissKind.NO_FILE, "no cassette file yet")

@@ -14,7 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -28,7 +28,7 @@ from pytest_netcapture.cassettes.format import (
 from pytest_netcapture.cassettes.records import BodyRef
 from pytest_netcapture.cassettes.scrub import WHOLE, Scrubber, with_length
 from pytest_netcapture.cassettes.source import Source
-from pytest_netcapture.flows import AnyFlow, Body, HttpFlow
+from pytest_netcapture.flows import AnyFlow, Body, HttpFlow, RawFlow
 
 COMPRESS_FROM = 1 << 18
 _SAMPLE = 1 << 16
@@ -46,6 +46,8 @@ class Journal:
         self._descriptor = -1
         self._bodies: set[str] = set()
         self._made_folder = ""
+        self.numbers: list[int] = []
+        """The flows' ids, which tell in what order they began."""
 
     def append(self, flows: Iterable[AnyFlow]) -> None:
         """Scrub and write `flows`. Small ones go out in one write."""
@@ -60,8 +62,14 @@ class Journal:
                 if scrubbed.response:
                     response = self._store(scrubbed.response.body, pending)
                     scrubbed = _with_stored_length(scrubbed, response)
+            elif isinstance(scrubbed, RawFlow):
+                request, response = (
+                    self._store(body, pending, lambda pieces: self._scrubber.wire(pieces, []))
+                    for body in (scrubbed.outgoing, scrubbed.incoming)
+                )
             record = records.to_record(scrubbed, request, response)
             pending.append(encode_record(records.encode(record)))
+            self.numbers.append(flow.id)
         self._write(pending)
 
     def source(self) -> Source:
@@ -97,8 +105,14 @@ class Journal:
             return
         raise OSError(f"10000 journals of process {os.getpid()} lie beside {self.target}")
 
-    def _store(self, body: Body, pending: list[bytes]) -> BodyRef:
-        """Write a scrubbed body, unless it is there already, and return where it is."""
+    def _store(
+        self, body: Body, pending: list[bytes], scrub: Callable[..., Iterator[bytes]] | None = None
+    ) -> BodyRef:
+        """Write a body, unless it is there already, and return where it is.
+
+        A large one was not scrubbed yet: that is done by `scrub`, the scrubber's `stream` if None.
+        """
+        scrub = scrub or self._scrubber.stream
         if body.size <= WHOLE:
             data = body.content
             ref = BodyRef("", len(data), body.coding, body.chunks, body.gaps)
@@ -107,12 +121,12 @@ class Journal:
                 self._add_body(ref, [data], pending)
             return ref
         before, digest, size = self._scrubber.streamed, hashlib.sha256(), 0
-        for piece in self._scrubber.stream(body.pieces(SEGMENT)):
+        for piece in scrub(body.pieces(SEGMENT)):
             digest.update(piece)
             size += len(piece)
         pieces = body.pieces(SEGMENT)
         if self._scrubber.streamed != before:
-            pieces = self._scrubber.stream(pieces)
+            pieces = scrub(pieces)
         same = size == body.size
         ref = BodyRef(
             body_id(digest),

@@ -75,6 +75,11 @@ class Matcher:
             canonical_query(query) if self._query else None,
         )
 
+    def place(self, host: str, port: int) -> tuple[str | None, int | None]:
+        """Return what counts of a server's name and port."""
+        name = without_tags(host).lower() if self._host else None
+        return name, port if self._port else None
+
     def rest(self, headers: Headers, content: bytes | Iterable[bytes]) -> Rest:
         """Return the part that headers and body decide; a large body is given in pieces."""
         parts: list[object] = []

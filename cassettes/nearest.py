@@ -79,7 +79,7 @@ def message_differences(recorded: WebSocketMessage, actual: WebSocketMessage) ->
     if left is not _ABSENT and right is not _ABSENT:
         _compare_values(found, "message", left, right)
     else:
-        _compare(found, "message", _readable(recorded.data), _readable(actual.data))
+        _compare(found, "message", readable(recorded.data), readable(actual.data))
     return found[:_FIELDS]
 
 
@@ -91,7 +91,7 @@ def protobuf_differences(recorded: bytes, actual: bytes) -> list[Difference]:
             found, "message", _by_name(fields_of(recorded)), _by_name(fields_of(actual))
         )
     except ValueError:
-        _compare(found, "message", _readable(recorded), _readable(actual))
+        _compare(found, "message", readable(recorded), readable(actual))
     return found[:_FIELDS]
 
 
@@ -183,7 +183,7 @@ def _compare_bodies(found: list[Difference], recorded: HttpRequest, actual: Http
             found, "body.", _pairs(left.decode("latin-1")), _pairs(right.decode("latin-1"))
         )
     else:
-        _compare(found, "body", _readable(left), _readable(right))
+        _compare(found, "body", readable(left), readable(right))
 
 
 def _compare_values(found: list[Difference], field: str, recorded: Any, actual: Any) -> None:
@@ -220,7 +220,8 @@ def _size(request: HttpRequest) -> str:
     return f"{request.body.size} bytes"
 
 
-def _readable(data: bytes) -> str:
+def readable(data: bytes) -> str:
+    """Return how bytes begin: as text if they are, else in hex."""
     if not data:
         return "(empty)"
     try:

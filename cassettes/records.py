@@ -6,7 +6,8 @@ Addresses are kept only where they are the identity: of connections that carried
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from itertools import accumulate
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -23,15 +24,22 @@ from pytest_netcapture.flows import (
     HttpResponse,
     Origin,
     Process,
+    RawFlow,
+    ServiceFlow,
     TcpFlow,
     TlsFailure,
+    Turn,
     UdpFlow,
     WebSocketFlow,
     WebSocketMessage,
     is_grpc,
+    service_flow,
 )
 
 Fields: TypeAlias = list[tuple[str, str]]
+
+_STEP = 100_000_000
+"""Nanoseconds: waits are not kept finer."""
 
 
 class BodyRef(msgspec.Struct, omit_defaults=True):
@@ -80,6 +88,8 @@ class MessageRecord(msgspec.Struct, omit_defaults=True):
     kind: str
     data: bytes = b""
     code: int = 0
+    wait: int = 0
+    """Since the message before, in steps of 100 ms."""
 
 
 class WebSocketRecord(HttpRecord, omit_defaults=True, tag_field="kind", tag="websocket"):
@@ -93,30 +103,40 @@ class DnsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="dns")
     answers: list[DnsAnswer] = []
     error: FlowError | None = None
     process: str = ""
+    authority: list[DnsAnswer] = []
+    additional: list[DnsAnswer] = []
+    server: str = ""
+    transport: str = "udp"
+    truncated: bool = False
 
 
-class TcpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tcp"):
+class RawRecord(msgspec.Struct, omit_defaults=True):
+    """A conversation as bytes; without `turns` it is a summary, or a connection that failed."""
+
     host: str
     port: int
     address: str = ""
     error: FlowError | None = None
-    sni: str = ""
     reason: str = ""
     sent: int = 0
     received: int = 0
     process: str = ""
+    outgoing: BodyRef | None = None
+    incoming: BodyRef | None = None
+    turns: list[Turn] = []
+    masks: list[tuple[int, int]] = []
+    echoes: list[tuple[int, int, int]] = []
 
 
-class UdpRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="udp"):
-    host: str
-    port: int
-    address: str = ""
-    error: FlowError | None = None
+class TcpRecord(RawRecord, omit_defaults=True, tag_field="kind", tag="tcp"):
+    sni: str = ""
+    tls: bool = False
+    later: bool = False
+
+
+class UdpRecord(RawRecord, omit_defaults=True, tag_field="kind", tag="udp"):
     datagrams_sent: int = 0
     datagrams_received: int = 0
-    sent: int = 0
-    received: int = 0
-    process: str = ""
 
 
 class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_failure"):
@@ -128,9 +148,31 @@ class TlsRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="tls_f
     address: str = ""
     error: FlowError | None = None
     process: str = ""
+    certificate: bytes = b""
 
 
-AnyRecord: TypeAlias = HttpRecord | WebSocketRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord
+class ServiceRecord(msgspec.Struct, omit_defaults=True, tag_field="kind", tag="service"):
+    service: str
+    host: str
+    port: int
+    address: str = ""
+    session: str = ""
+    step: str = ""
+    question: str = ""
+    form: str = ""
+    values: list[bytes | None] = []
+    sent: bytes = b""
+    answer: bytes = b""
+    notes: dict[str, bytes] = {}
+    error: FlowError | None = None
+    process: str = ""
+
+
+AnyRecord: TypeAlias = (
+    HttpRecord | WebSocketRecord | DnsRecord | TcpRecord | UdpRecord | TlsRecord | ServiceRecord
+)
+
+_DATAGRAMS = ("datagrams_sent", "datagrams_received")
 
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 _encoder = msgspec.msgpack.Encoder()
@@ -139,6 +181,15 @@ _encoder = msgspec.msgpack.Encoder()
 def decode(payload: bytes) -> AnyRecord:
     """Decode a flow record. Raises `msgspec.DecodeError`."""
     return _decoder.decode(payload)
+
+
+def bodies_of(record: AnyRecord) -> tuple[BodyRef, BodyRef]:
+    """Return where the bodies of a record are: the client's and the server's, perhaps empty."""
+    if isinstance(record, HttpRecord):
+        return record.request.body, record.response.body if record.response else BodyRef()
+    if isinstance(record, RawRecord):
+        return record.outgoing or BodyRef(), record.incoming or BodyRef()
+    return BodyRef(), BodyRef()
 
 
 def encode(record: AnyRecord) -> bytes:
@@ -160,30 +211,48 @@ def to_record(flow: AnyFlow, request_body: BodyRef, response_body: BodyRef) -> A
         )
         if not isinstance(flow, WebSocketFlow):
             return HttpRecord(*exchange)
-        messages = [MessageRecord(m.sent, m.kind, m.data, m.code) for m in flow.messages]
-        return WebSocketRecord(*exchange, messages)
+        return WebSocketRecord(*exchange, _message_records(flow.messages))
     if isinstance(flow, DnsFlow):
         name = flow.name.lower().rstrip(".") or "."
-        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process)
-    if isinstance(flow, TcpFlow):
-        sent, received = (0, 0) if flow.error else (flow.sent, flow.received)
-        return TcpRecord(
-            flow.host,
-            flow.port,
-            address,
-            flow.error,
-            flow.sni,
-            flow.reason,
-            sent,
-            received,
-            process,
-        )
-    if isinstance(flow, UdpFlow):
-        counts = (flow.datagrams_sent, flow.datagrams_received, flow.sent, flow.received)
-        return UdpRecord(flow.host, flow.port, address, flow.error, *counts, process)
+        how = (flow.authority, flow.additional, flow.server, flow.transport, flow.truncated)
+        return DnsRecord(name, flow.type, flow.rcode, flow.answers, flow.error, process, *how)
+    if isinstance(flow, RawFlow):
+        return _raw_record(flow, request_body, response_body)
+    if isinstance(flow, ServiceFlow):
+        return _service_record(flow, process)
     return TlsRecord(
-        flow.host, flow.port, flow.side, flow.sni, flow.detail, address, flow.error, process
+        flow.host,
+        flow.port,
+        flow.side,
+        flow.sni,
+        flow.detail,
+        address,
+        flow.error,
+        process,
+        flow.certificate,
     )
+
+
+def _raw_record(flow: TcpFlow | UdpFlow, outgoing: BodyRef, incoming: BodyRef) -> AnyRecord:
+    counts = not flow.error or bool(flow.turns)
+    common: dict[str, Any] = {
+        "host": flow.host,
+        "port": flow.port,
+        "address": flow.address[0] if flow.address else "",
+        "error": flow.error,
+        "reason": flow.reason,
+        "sent": flow.sent if counts else 0,
+        "received": flow.received if counts else 0,
+        "process": flow.process.name,
+        "outgoing": outgoing if outgoing.id else None,
+        "incoming": incoming if incoming.id else None,
+        "turns": flow.turns,
+        "masks": flow.masks,
+        "echoes": flow.echoes,
+    }
+    if isinstance(flow, TcpFlow):
+        return TcpRecord(**common, sni=flow.sni, tls=flow.tls, later=flow.later)
+    return UdpRecord(**common, **{name: getattr(flow, name) for name in _DATAGRAMS})
 
 
 def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFlow:
@@ -214,14 +283,68 @@ def to_flow(record: AnyRecord, request_body: Body, response_body: Body) -> AnyFl
             type=record.type,
             rcode=record.rcode,
             answers=record.answers,
+            authority=record.authority,
+            additional=record.additional,
+            server=record.server,
+            transport=record.transport,
+            truncated=record.truncated,
         )
-    return _connection(record, process)
+    if isinstance(record, ServiceRecord):
+        return _service(record, process)
+    return _connection(record, process, request_body, response_body)
+
+
+def _service_record(flow: ServiceFlow, process: str) -> ServiceRecord:
+    return ServiceRecord(
+        service=flow.service,
+        host=flow.host,
+        port=flow.port,
+        session=flow.session,
+        step=flow.step,
+        question=flow.question,
+        form=flow.form,
+        values=flow.values,
+        sent=flow.sent,
+        answer=flow.answer,
+        notes=flow.notes,
+        error=flow.error,
+        process=process,
+    )
+
+
+def _service(record: ServiceRecord, process: Process) -> ServiceFlow:
+    return service_flow(
+        record.service,
+        host=record.host,
+        port=record.port,
+        process=process,
+        origin=Origin.PLAYED,
+        error=record.error,
+        session=record.session,
+        step=record.step,
+        question=record.question,
+        form=record.form,
+        values=record.values,
+        sent=record.sent,
+        answer=record.answer,
+        notes=record.notes,
+    )
+
+
+def _message_records(messages: list[WebSocketMessage]) -> list[MessageRecord]:
+    out = []
+    last = messages[0].time if messages else 0
+    for m in messages:
+        out.append(MessageRecord(m.sent, m.kind, m.data, m.code, max(0, m.time - last) // _STEP))
+        last = m.time
+    return out
 
 
 def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:
+    waits = accumulate(m.wait * _STEP for m in record.messages)
     messages = [
-        WebSocketMessage(sent=m.sent, kind=m.kind, data=m.data, code=m.code)
-        for m in record.messages
+        WebSocketMessage(sent=m.sent, kind=m.kind, data=m.data, code=m.code, time=time)
+        for m, time in zip(record.messages, waits, strict=True)
     ]
     return WebSocketFlow(
         host=flow.host,
@@ -235,33 +358,21 @@ def _with_messages(flow: HttpFlow, record: WebSocketRecord) -> WebSocketFlow:
     )
 
 
-def _connection(record: TcpRecord | UdpRecord | TlsRecord, process: Process) -> AnyFlow:
+def _connection(
+    record: TcpRecord | UdpRecord | TlsRecord, process: Process, outgoing: Body, incoming: Body
+) -> AnyFlow:
     address = (record.address, record.port) if record.address else None
-    if isinstance(record, TcpRecord):
-        return TcpFlow(
-            host=record.host,
-            port=record.port,
+    if isinstance(record, RawRecord):
+        kept = ("host", "port", "error", "reason", "sent", "received", "turns", "masks", "echoes")
+        own = ("sni", "tls", "later") if isinstance(record, TcpRecord) else _DATAGRAMS
+        kind = TcpFlow if isinstance(record, TcpRecord) else UdpFlow
+        return kind(
+            **{name: getattr(record, name) for name in (*kept, *own)},
             address=address,
             process=process,
             origin=Origin.PLAYED,
-            error=record.error,
-            sni=record.sni,
-            reason=record.reason,
-            sent=record.sent,
-            received=record.received,
-        )
-    if isinstance(record, UdpRecord):
-        return UdpFlow(
-            host=record.host,
-            port=record.port,
-            address=address,
-            process=process,
-            origin=Origin.PLAYED,
-            error=record.error,
-            datagrams_sent=record.datagrams_sent,
-            datagrams_received=record.datagrams_received,
-            sent=record.sent,
-            received=record.received,
+            outgoing=outgoing,
+            incoming=incoming,
         )
     return TlsFailure(
         host=record.host,
@@ -273,6 +384,7 @@ def _connection(record: TcpRecord | UdpRecord | TlsRecord, process: Process) -> 
         side=record.side,
         sni=record.sni,
         detail=record.detail,
+        certificate=record.certificate,
     )
 
 

@@ -25,7 +25,13 @@ import msgspec
 from pytest_netcapture.cassettes.format import encode_end, encode_header, encode_record
 from pytest_netcapture.cassettes.journal import hidden_stem
 from pytest_netcapture.cassettes.keys import split_target
-from pytest_netcapture.cassettes.records import AnyRecord, DnsRecord, HttpRecord
+from pytest_netcapture.cassettes.records import (
+    AnyRecord,
+    DnsRecord,
+    HttpRecord,
+    ServiceRecord,
+    bodies_of,
+)
 from pytest_netcapture.cassettes.sidecar import describe, heading, sidecar_path
 from pytest_netcapture.cassettes.source import Recording, Source, identity
 from pytest_netcapture.errors import CassetteError
@@ -133,13 +139,16 @@ def in_order(recordings: list[Recording]) -> list[Recording]:
 
 
 def order_key(record: AnyRecord) -> tuple[str, int, int, str, str, str, str]:
-    """Return (host, dns < connection < http, port, path, query, method, body)."""
+    """Return (host, dns < connection < http < service, port, path, query, method, body)."""
     if isinstance(record, HttpRecord):
         request = record.request
         path, query = split_target(request.target)
         return request.host, 2, request.port, path, query, request.method, request.body.id
     if isinstance(record, DnsRecord):
-        return record.name, 0, 0, record.type, "", "", ""
+        return record.name, 0, 0, record.type, record.server, record.transport, ""
+    if isinstance(record, ServiceRecord):
+        asked = (record.service, record.session, record.step, record.question)
+        return record.host, 3, record.port, *asked
     kind = str(record.__struct_config__.tag)
     return record.host, 1, record.port, kind, record.address, "", ""
 
@@ -214,8 +223,9 @@ def _write_all(
     for number, recording in enumerate(recordings, 1):
         payload = recording.payload()
         record = recording.record()
-        for body in _bodies_of(record):
-            if body in written:
+        for ref in bodies_of(record):
+            body = ref.id
+            if not body or body in written:
                 continue
             written.add(body)
             for frame in recording.source.frames(body):
@@ -225,13 +235,6 @@ def _write_all(
         count += 1
         note.write(describe(number, record, recording.source).encode("utf-8", "replace"))
     file.write(encode_end(count))
-
-
-def _bodies_of(record: AnyRecord) -> list[str]:
-    if not isinstance(record, HttpRecord):
-        return []
-    refs = [record.request.body, *([record.response.body] if record.response else [])]
-    return [ref.id for ref in refs if ref.id]
 
 
 def _remove_leftovers(target: str) -> None:

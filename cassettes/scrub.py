@@ -11,13 +11,16 @@ Proven by tests/cassettes/test_scrub.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from pytest_netcapture.cassettes import fields
+from pytest_netcapture.cassettes import fields, service_scrub
 from pytest_netcapture.cassettes.content import ContentScrubber
 from pytest_netcapture.cassettes.edits import to_borders, to_chunks
 from pytest_netcapture.cassettes.format import SEGMENT
 from pytest_netcapture.cassettes.header_fields import SECRET_FIELDS, scrub_field
+from pytest_netcapture.cassettes.masks import joined
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.tokens import maybe_tokens
 from pytest_netcapture.flows import (
@@ -29,6 +32,8 @@ from pytest_netcapture.flows import (
     HttpFlow,
     HttpRequest,
     HttpResponse,
+    RawFlow,
+    ServiceFlow,
     TcpFlow,
     TlsFailure,
     WebSocketFlow,
@@ -57,10 +62,32 @@ class Scrubber(ContentScrubber):
             return self._exchange(flow)
         if isinstance(flow, DnsFlow):
             return self._dns(flow)
-        changed = {"host": self.name(flow.host)}
+        if isinstance(flow, ServiceFlow):
+            return self.service(flow)
+        changed: dict[str, Any] = {"host": self.name(flow.host)}
+        if isinstance(flow, RawFlow):
+            changed |= self._raw(flow)
         if isinstance(flow, (TcpFlow, TlsFailure)):
             changed["sni"] = self.name(flow.sni)
         return msgspec.structs.replace(flow, **changed)
+
+    def _raw(self, flow: RawFlow) -> dict[str, Any]:
+        """Return what becomes of a conversation; secrets of the client's are masked, too."""
+        spans: list[tuple[int, int]] = []
+        return {
+            "outgoing": self.bytes_of(flow.outgoing, spans),
+            "incoming": self.bytes_of(flow.incoming, []),
+            "masks": joined([*flow.masks, *spans]),
+        }
+
+    def bytes_of(self, body: Body, spans: list[tuple[int, int]]) -> Body:
+        """Return one direction without secrets; a large one stays, and is looked through only."""
+        pieces = self.wire(body.pieces(), spans)
+        if body.size > WHOLE:
+            for _ in pieces:
+                pass
+            return body
+        return Body(body.size, b"".join(pieces))
 
     def _exchange(self, flow: HttpFlow) -> HttpFlow:
         request, response = self._both(flow.request, flow.response)
@@ -83,6 +110,38 @@ class Scrubber(ContentScrubber):
         """Return `message` without secrets, to look it up or to store it."""
         data = self.content(message.data, "", [])
         return message if data == message.data else msgspec.structs.replace(message, data=data)
+
+    def service(self, flow: ServiceFlow) -> ServiceFlow:
+        """Return an exchange with a database or broker without secrets."""
+        for _ in range(2):  # a later part may name a secret that an earlier one holds
+            version = self.secrets.version
+            scrubbed = self._service(flow)
+            if self.secrets.version == version:
+                break
+        return scrubbed
+
+    def _service(self, flow: ServiceFlow) -> ServiceFlow:
+        values = [None if v is None else self._value(v) for v in flow.values]
+        answer = service_scrub.in_answer(flow, self._value)
+        return msgspec.structs.replace(
+            flow,
+            host=self.name(flow.host),
+            session=self._str(flow.session),
+            question=self._statement(flow.question),
+            values=values,
+            sent=self._value(flow.sent),
+            answer=answer,
+        )
+
+    def _value(self, data: bytes) -> bytes:
+        return self.content(data, "", []) if data else data
+
+    def _statement(self, text: str) -> str:
+        for start, end in reversed(list(service_scrub.in_statement(text))):
+            text = text[:start] + self.secret_text(text[start:end]) + text[end:]
+        data = _utf8(text)
+        cleaned = self.content(data, "", [])
+        return text if cleaned == data else cleaned.decode("utf-8", "surrogateescape")
 
     def request(self, request: HttpRequest) -> HttpRequest:
         """Return `request` without secrets, to look it up or to store it."""
@@ -179,12 +238,16 @@ class Scrubber(ContentScrubber):
 
     def _dns(self, flow: DnsFlow) -> DnsFlow:
         name = self.name(flow.name)
-        answers = [
-            DnsAnswer(self.name(a.name), a.type, a.ttl, self._str(a.data)) for a in flow.answers
-        ]
-        if name == flow.name and answers == flow.answers:
+        sections = {
+            section: [
+                DnsAnswer(self.name(a.name), a.type, a.ttl, self._str(a.data))
+                for a in getattr(flow, section)
+            ]
+            for section in ("answers", "authority", "additional")
+        }
+        if name == flow.name and all(getattr(flow, key) == sections[key] for key in sections):
             return flow
-        return msgspec.structs.replace(flow, name=name, host=self.name(flow.host), answers=answers)
+        return msgspec.structs.replace(flow, name=name, host=self.name(flow.host), **sections)
 
     # Parts
 

@@ -16,46 +16,25 @@ from collections.abc import Iterable
 
 from pytest_netcapture.cassettes.format import SEGMENT
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
+from pytest_netcapture.cassettes.queue import Queue
 from pytest_netcapture.cassettes.records import HttpRecord, TcpRecord
+from pytest_netcapture.cassettes.services import ServiceShelf
 from pytest_netcapture.cassettes.source import (
     Peek,
     PeekDns,
     PeekHttp,
+    PeekService,
     PeekTcp,
     PeekTls,
+    PeekUdp,
     Recording,
 )
 from pytest_netcapture.cassettes.tags import without_tags
-from pytest_netcapture.flows import FlowError, Headers
+from pytest_netcapture.cassettes.tls_failures import TlsFailures
+from pytest_netcapture.flows import FlowError, Headers, Turn
 from pytest_netcapture.settings import Repeat
 
 _NO_HEADERS = Headers([])
-
-
-class Queue:
-    """Recordings of one key, and how far they were played."""
-
-    __slots__ = ("position", "recordings")
-
-    def __init__(self) -> None:
-        self.recordings: list[Recording] = []
-        self.position = 0
-
-    def next(self, repeat: Repeat) -> Recording | None:
-        """Return the recording whose turn it is, None when all are used up."""
-        count = len(self.recordings)
-        if self.position < count:
-            index = self.position
-        elif repeat is Repeat.ONCE:
-            return None
-        elif repeat is Repeat.CYCLE:
-            index = self.position % count
-        else:
-            index = count - 1 if repeat is Repeat.LAST else 0
-        self.position += 1
-        recording = self.recordings[index]
-        recording.played += 1
-        return recording
 
 
 class Shelf:
@@ -65,15 +44,21 @@ class Shelf:
         self._matcher = matcher
         self._lines: dict[Line, list[Recording]] = {}
         self._groups: dict[Line, dict[Rest, Queue]] = {}
-        self._dns: dict[tuple[str, str], Queue] = {}
+        self._dns: dict[tuple[str, str, str, bool], Queue] = {}
         self._failures: dict[tuple[str, int], Queue] = {}
         self._names_of: dict[str, set[str]] = {}
+        self._conversations: dict[tuple[str, str, int], list[Recording]] = {}
+        self.conversations: list[Recording] = []
+        self.opaque: dict[tuple[str, str, int], str] = {}
+        """Why what was said with a place was not kept."""
         self.exchanges: list[Recording] = []
         self.failures: list[Recording] = []
         self.dns_types: dict[str, set[str]] = {}
         self.places: set[tuple[str, int]] = set()
         self.http_versions: dict[tuple[str, int], set[str]] = {}
         self.hosts: set[str] = set()
+        self.services = ServiceShelf(matcher)
+        self.tls_failures = TlsFailures()
 
     def add(self, peek: Peek, recording: Recording) -> None:
         """Put one recording in its place."""
@@ -93,7 +78,8 @@ class Shelf:
             self.hosts.add(host)
         elif isinstance(peek, PeekDns):
             name = without_tags(peek.name)
-            self._dns.setdefault((name, peek.type), Queue()).recordings.append(recording)
+            key = (name, peek.type, peek.server, peek.transport == "udp")
+            self._dns.setdefault(key, Queue()).recordings.append(recording)
             self.dns_types.setdefault(name, set()).add(peek.type)
             self.hosts.add(name)
             for answer in peek.answers:
@@ -104,16 +90,37 @@ class Shelf:
     def _add_connection(self, peek: Peek, recording: Recording) -> None:
         if isinstance(peek, (PeekHttp, PeekDns)):
             return
+        if isinstance(peek, PeekService) and self.services.add(peek, recording):
+            self.exchanges.append(recording)
         sni = peek.sni if isinstance(peek, (PeekTcp, PeekTls)) else ""
         names = {without_tags(name) for name in (peek.host, sni) if name}
         self.hosts |= names
         names |= {peek.address} if peek.address else set()
-        if isinstance(peek, PeekTcp) and peek.error:
+        if isinstance(peek, PeekTls):
+            self.tls_failures.add(peek, names, recording)
+            if recording.early:
+                self.failures.append(recording)
+        if isinstance(peek, (PeekTcp, PeekUdp)):
+            self._add_conversation(peek, recording, names)
+        if isinstance(peek, PeekTcp) and _is_refusal(peek):
             self.failures.append(recording)
             for name in names:
                 self._failures.setdefault((name, peek.port), Queue()).recordings.append(recording)
         else:
             self.places |= {(name, peek.port) for name in names}
+
+    def _add_conversation(
+        self, peek: PeekTcp | PeekUdp, recording: Recording, names: set[str]
+    ) -> None:
+        kind = ("tls" if peek.tls else "tcp") if isinstance(peek, PeekTcp) else "udp"
+        if _is_playable(peek.turns):
+            recording.early = not peek.turns[0].sent
+            recording.later = isinstance(peek, PeekTcp) and peek.later
+            self.conversations.append(recording)
+            for name in names:
+                self._conversations.setdefault((kind, name, peek.port), []).append(recording)
+        elif peek.reason and not peek.turns:
+            self.opaque |= {(kind, name, peek.port): peek.reason for name in names}
 
     def find(self, line: Line, rest: Rest) -> Queue | None:
         """Return the queue of a key."""
@@ -135,9 +142,21 @@ class Shelf:
         if queue and recording in queue.recordings[queue.position : queue.position + 1]:
             queue.position += 1
 
-    def dns(self, name: str, rtype: str) -> Recording | None:
-        queue = self._dns.get((name, rtype))
-        return queue.next(Repeat.LAST) if queue else None
+    def dns(
+        self, name: str, rtype: str, server: str = "", transport: str = "udp"
+    ) -> Recording | None:
+        """Return the next answer; of the other transport if there is none of this one.
+
+        Who asks again over TCP does so since the answer was large: it is the same one.
+        """
+        udp = transport == "udp"
+        queue = self._dns.get((name, rtype, server, udp))
+        if queue is not None:
+            return queue.next(Repeat.LAST)
+        other = self._dns.get((name, rtype, server, not udp))
+        if other is None:
+            return None
+        return other.again() if other.position and not udp else other.next(Repeat.LAST)
 
     def failure(self, names: Iterable[str], port: int, repeat: Repeat) -> FlowError | None:
         """Return how the next connection to a place known by any of `names` fails."""
@@ -152,6 +171,12 @@ class Shelf:
             if not self.knows(name, port, failures=False) or repeat is not Repeat.ONCE:
                 return _error_of(queue.recordings[-1])
         return None
+
+    def talks(self, kind: str, names: Iterable[str], port: int) -> list[Recording]:
+        """Return the conversations (tcp, tls, udp) with a place known by any of `names`."""
+        found = [self._conversations.get((kind, name, port), []) for name in names]
+        every = {recording.offset: recording for each in found for recording in each}
+        return [every[offset] for offset in sorted(every)]
 
     def knows(self, name: str, port: int, *, failures: bool = True) -> bool:
         for known in (name, *self._names_of.get(name, ())):
@@ -177,6 +202,18 @@ class Shelf:
             return self._matcher.rest(headers, b"")
         content = source.content(body) if body.size <= SEGMENT else source.pieces(body)
         return self._matcher.rest(headers, content)
+
+
+def _is_refusal(peek: PeekTcp) -> bool:
+    """Tell whether it never was a connection; what is opaque (`reason`) may end with a reset."""
+    if peek.error is None or peek.turns:
+        return False
+    return not (peek.reason and peek.error.kind == "reset")
+
+
+def _is_playable(turns: list[Turn]) -> bool:
+    """Tell whether anything was said, or the server ended it at once."""
+    return bool(turns) and (not turns[0].sent or any(not turn.end for turn in turns))
 
 
 def _error_of(recording: Recording) -> FlowError | None:

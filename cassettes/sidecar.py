@@ -19,15 +19,20 @@ from pytest_netcapture.cassettes.records import (
     MessageRecord,
     RequestRecord,
     ResponseRecord,
+    ServiceRecord,
     TcpRecord,
     TlsRecord,
+    UdpRecord,
     WebSocketRecord,
+    bodies_of,
 )
+from pytest_netcapture.cassettes.service_lines import service_lines, service_title
 from pytest_netcapture.cassettes.source import Source
 from pytest_netcapture.flows import FlowError
 
 _LINES = 20
 _WIDTH = 160
+_TURNS, _ROW = 60, 16
 _SHOWN = 64 * 1024
 _HEADERS = frozenset(
     str.split(
@@ -58,8 +63,12 @@ def describe(number: int, record: AnyRecord, source: Source) -> str:
         if record.response:
             lines.append(f"< {record.response.status} {record.response.reason}".rstrip())
             lines += _message(record.response, source)
+    if isinstance(record, (TcpRecord, UdpRecord)):
+        lines += _conversation(record, source)
     if isinstance(record, WebSocketRecord):
         lines += [f"  {_websocket_message(message)}" for message in record.messages]
+    if isinstance(record, ServiceRecord):
+        lines += service_lines(record)
     if record.error:
         lines.append(f"! {_failure(record.error)}")
     return "\n".join(_clean(line) for line in lines) + "\n"
@@ -71,10 +80,16 @@ def _title(record: AnyRecord) -> str:
         return f"{record.request.method} {_url(record.request)}{status}"
     if isinstance(record, DnsRecord):
         answers = ", ".join(answer.data for answer in record.answers)
-        return f"DNS {record.name} {record.type} -> {answers or record.rcode}"
+        how = "" if record.transport == "udp" else f" over {record.transport}"
+        server = f" of {record.server}" if record.server else ""
+        told = "truncated" if record.truncated else answers or record.rcode
+        return f"DNS {record.name} {record.type}{server}{how} -> {told}"
     place = f"{record.host}:{record.port}"
+    if isinstance(record, ServiceRecord):
+        return service_title(record, place)
     if isinstance(record, TcpRecord):
-        return f"TCP {place}" + (f" ({record.reason})" if record.reason else "")
+        kind = "TLS" if record.tls else "TCP"
+        return f"{kind} {place}" + (f" ({record.reason})" if record.reason else "")
     if isinstance(record, TlsRecord):
         return f"TLS {record.sni or place} failed on the {record.side}'s side: {record.detail}"
     return f"UDP {place}"
@@ -88,6 +103,47 @@ def _websocket_message(message: MessageRecord) -> str:
     except UnicodeDecodeError:
         text = f"[{len(message.data)} bytes]"
     return f"{mark} {message.kind}{code} {text}".rstrip()
+
+
+def _conversation(record: TcpRecord | UdpRecord, source: Source) -> list[str]:
+    """Return who said what, of long turns how they begin."""
+    client, server = bodies_of(record)
+    starts = {True: _start(client, source), False: _start(server, source)}
+    position = {True: 0, False: 0}
+    lines = []
+    for turn in record.turns[:_TURNS]:
+        at = position[turn.sent]
+        position[turn.sent] = at + turn.size
+        mark = ">" if turn.sent else "<"
+        wait = f" after {turn.gap / 10} s" if turn.gap else ""
+        if turn.end:
+            lines.append(f"  {mark} [{turn.end}{wait}]")
+            continue
+        lines.append(f"  {mark} [{turn.size} bytes{wait}]")
+        data = starts[turn.sent][at : at + turn.size]
+        lines += [f"    {line}" for line in _readable(data)[:_LINES]]
+    if len(record.turns) > _TURNS:
+        lines.append(f"  ... {len(record.turns) - _TURNS} more turns")
+    if record.masks:
+        spans = ", ".join(f"{start}-{end}" for start, end in record.masks)
+        lines.append(f"  not compared: bytes {spans} of what the client says")
+    return lines
+
+
+def _readable(data: bytes) -> list[str]:
+    """Return text by lines, anything else as a hex dump."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if all(character.isprintable() or character in "\r\n\t" for character in text):
+        return [line.rstrip("\r") for line in text.split("\n") if line.rstrip("\r")]
+    rows = [data[start : start + _ROW] for start in range(0, len(data), _ROW)]
+    return [f"{row.hex(' '):<{3 * _ROW}} {_ascii(row)}" for row in rows]
+
+
+def _ascii(data: bytes) -> str:
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
 
 
 def _url(request: RequestRecord) -> str:
@@ -135,6 +191,7 @@ def _excerpt(body: BodyRef, headers: Fields, source: Source) -> list[str]:
 
 
 def _start(body: BodyRef, source: Source) -> bytes:
+    """Return a small body whole, of a large one the beginning."""
     if body.size <= SEGMENT:
         return source.content(body)
     return next(source.pieces(body), b"")[:_SHOWN]

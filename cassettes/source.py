@@ -33,26 +33,26 @@ from pytest_netcapture.cassettes.format import (
     read_payload,
     scan,
 )
-from pytest_netcapture.cassettes.records import AnyRecord, BodyRef, HttpRecord
+from pytest_netcapture.cassettes.records import AnyRecord, BodyRef
 from pytest_netcapture.errors import CassetteError
-from pytest_netcapture.flows import AnyFlow, Body, FlowError
+from pytest_netcapture.flows import AnyFlow, Body, FlowError, Turn
 
 
 class Recording:
     """Where one flow is stored.
 
     `played` counts how often it answered; `bare`: no request body; `early`: the answer began before
-    the request was complete.
+    the request was complete, or a server spoke first; `later`: not at the connection's beginning.
     """
 
-    __slots__ = ("bare", "early", "offset", "played", "size", "source")
+    __slots__ = ("bare", "early", "later", "offset", "played", "size", "source")
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
         self.source = source
         self.offset = offset
         self.size = size
         self.played = 0
-        self.bare = self.early = False
+        self.bare = self.early = self.later = False
 
     def payload(self) -> bytes:
         return read_payload(self.source.descriptor, self.source.path, self.offset, self.size)
@@ -74,10 +74,8 @@ class Recording:
 
     def _flow(self, body_of: Callable[[BodyRef], Body]) -> AnyFlow:
         record = self.record()
-        if not isinstance(record, HttpRecord):
-            return records.to_flow(record, Body(), Body())
-        response = body_of(record.response.body) if record.response else Body()
-        return records.to_flow(record, body_of(record.request.body), response)
+        client, server = records.bodies_of(record)
+        return records.to_flow(record, body_of(client), body_of(server))
 
 
 class PeekBodyRef(msgspec.Struct, gc=False):
@@ -115,6 +113,8 @@ class PeekDns(msgspec.Struct, tag_field="kind", tag="dns"):
     name: str
     type: str
     answers: list[PeekAnswer] = []
+    server: str = ""
+    transport: str = "udp"
 
 
 class PeekTcp(msgspec.Struct, tag_field="kind", tag="tcp"):
@@ -122,20 +122,40 @@ class PeekTcp(msgspec.Struct, tag_field="kind", tag="tcp"):
     port: int
     address: str = ""
     sni: str = ""
+    reason: str = ""
+    tls: bool = False
+    later: bool = False
     error: FlowError | None = None
+    turns: list[Turn] = []
 
 
-class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp", gc=False):
+class PeekUdp(msgspec.Struct, tag_field="kind", tag="udp"):
     host: str
     port: int
     address: str = ""
+    reason: str = ""
+    turns: list[Turn] = []
 
 
 class PeekTls(msgspec.Struct, tag_field="kind", tag="tls_failure", gc=False):
     host: str
     port: int
+    side: str
     address: str = ""
     sni: str = ""
+
+
+class PeekService(msgspec.Struct, tag_field="kind", tag="service"):
+    service: str
+    host: str
+    port: int
+    address: str = ""
+    session: str = ""
+    step: str = ""
+    question: str = ""
+    form: str = ""
+    values: list[bytes | None] = []
+    notes: dict[str, bytes] = {}
 
 
 class _PeekBody(msgspec.Struct, tag_field="kind", tag="body", gc=False):
@@ -148,11 +168,19 @@ class _PeekEnd(msgspec.Struct, tag_field="kind", tag="end", gc=False):
     records: int
 
 
-Peek: TypeAlias = PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls
+Peek: TypeAlias = PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls | PeekService
 Visit: TypeAlias = Callable[[Peek, Recording], None]
 
 _peek = msgspec.msgpack.Decoder(
-    PeekHttp | PeekWebSocket | PeekDns | PeekTcp | PeekUdp | PeekTls | _PeekBody | _PeekEnd
+    PeekHttp
+    | PeekWebSocket
+    | PeekDns
+    | PeekTcp
+    | PeekUdp
+    | PeekTls
+    | PeekService
+    | _PeekBody
+    | _PeekEnd
 )
 _segment = msgspec.msgpack.Decoder(BodySegment)
 

@@ -26,32 +26,45 @@ import hashlib
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 
 from pytest_netcapture.cassettes import session
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.dialogue import Dialogue
-from pytest_netcapture.cassettes.explain import explain_dns, explain_http, explain_used_up
+from pytest_netcapture.cassettes.explain import (
+    explain_dns,
+    explain_http,
+    explain_used_up,
+    without_looking,
+)
 from pytest_netcapture.cassettes.journal import Journal
 from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.cassettes.records import HttpRecord
+from pytest_netcapture.cassettes.records import HttpRecord, RawRecord
 from pytest_netcapture.cassettes.recovery import count_of, recover_journals
 from pytest_netcapture.cassettes.saving import Saved, cannot_write, save
+from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.cassettes.scrub import WHOLE, Scrubber
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.shelf import Shelf
 from pytest_netcapture.cassettes.source import Recording, Source
 from pytest_netcapture.cassettes.tags import without_tags
+from pytest_netcapture.cassettes.talks import Talks, Teacher
 from pytest_netcapture.errors import CassetteError
 from pytest_netcapture.flows import (
     AnyFlow,
+    Body,
     DnsFlow,
     FlowError,
     Headers,
     HttpFlow,
     HttpRequest,
     Origin,
+    RawFlow,
+    ServiceFlow,
     TcpFlow,
+    TlsFailure,
+    UdpFlow,
     WebSocketFlow,
 )
 from pytest_netcapture.settings import CassetteUse, RecordMode, Repeat
@@ -90,6 +103,8 @@ class Cassette:
         self._salt = self._source.header.salt if self._source else _new_salt(self.path)
         self._scrubber = Scrubber(secrets, use.filters, self._salt)
         self._journal = Journal(self.path, self._salt, self._scrubber)
+        self._talks = Talks(use, self._shelf, self._scrubber.same_length)
+        self._teacher: Teacher | None = None
         self.can_play = use.mode not in _SILENT and (
             self._source is not None or use.mode is RecordMode.NONE
         )
@@ -221,16 +236,84 @@ class Cassette:
         """Return what is to be said, and expected, on a recorded WebSocket."""
         return Conversation(flow, self._scrubber.message)
 
-    def play_dns(self, name: str, rtype: str) -> DnsFlow | Miss:
+    def play_service(self, flow: ServiceFlow) -> ServiceFlow | Miss:
+        """Return the recording whose turn it is for what a client asks of a database or broker."""
+        asked = self._scrubber.service(flow)
+        found = self._shelf.services.next(asked, self.use.repeat) if self.can_play else None
+        if found is None:
+            return without_looking(self) or self._shelf.services.explain(
+                asked, records=self.can_record
+            )
+        self.played += 1
+        recorded = found.flow()
+        assert isinstance(recorded, ServiceFlow)
+        return recorded
+
+    def compare_sent(self, recorded: ServiceFlow, flow: ServiceFlow) -> Miss | None:
+        """Return how what a client sent when told to go on differs from what was recorded."""
+        return self._shelf.services.compare_sent(recorded, self._scrubber.service(flow))
+
+    def encrypted(self, names: tuple[str, ...], address: str, port: int) -> bool:
+        """Tell whether a server that lets clients choose was recorded over TLS."""
+        known = {(self._known_as(name), port) for name in (*names, address)}
+        return self.can_play and self._shelf.services.encrypted(known)
+
+    def greeting(self, names: tuple[str, ...], address: str, port: int) -> str:
+        """Return which protocol was recorded of a server that speaks first; "" for none."""
+        known = {(self._known_as(name), port) for name in (*names, address)}
+        return self._shelf.services.greeting(known) if self.can_play else ""
+
+    def play_dns(
+        self, name: str, rtype: str, server: str = "", transport: str = "udp"
+    ) -> DnsFlow | Miss:
         """Return the recorded answer; the last one again when all were given."""
         name = self._known_as(name)
-        recording = self._shelf.dns(name, rtype.upper()) if self.can_play else None
+        asked = (name, rtype.upper(), server, transport)
+        recording = self._shelf.dns(*asked) if self.can_play else None
         if recording is None:
-            return explain_dns(self, name, rtype.upper())
+            return explain_dns(self, name, rtype.upper(), server)
         flow = recording.flow()
         assert isinstance(flow, DnsFlow)
         self.played += 1
         return flow
+
+    def script(
+        self,
+        kind: str,
+        names: Iterable[str],
+        port: int,
+        began: Callable[[], None],
+        *,
+        later: bool = False,
+    ) -> Script | Miss:
+        """Return what a new conversation with a place plays.
+
+        `kind` is tcp, udp, or tls for TCP inside of TLS that is taken off; `later` says that there
+        was something else on the connection before. `began` is told when any of it is played.
+        """
+
+        def plays() -> None:
+            self.played += 1
+            began()
+
+        if early := without_looking(self):
+            return early
+        return self._talks.script(kind, self._known(names), port, plays, later=later)
+
+    def speaks_first(self, kind: str, names: Iterable[str], port: int) -> bool:
+        """Tell whether the server of the next connection to a place is to speak first."""
+        return self.can_play and self._talks.speaks_first(kind, self._known(names), port)
+
+    def converses(self, kind: str, names: Iterable[str], port: int) -> bool:
+        """Tell whether a conversation with a place, as bytes, was recorded."""
+        return self.can_play and bool(self._shelf.talks(kind, self._known(names), port))
+
+    def _known(self, names: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(self._known_as(name) for name in names if name))
+
+    def asked_for(self, name: str) -> bool:
+        """Tell whether any question for a name was recorded."""
+        return self._known_as(name) in self._shelf.dns_types
 
     def connection_error(
         self, host: str, names: tuple[str, ...], address: str, port: int
@@ -242,6 +325,20 @@ class Cassette:
         error = self._shelf.failure(known, port, self.use.repeat)
         self.played += error is not None
         return error
+
+    def tls_failure(self, names: Iterable[str], port: int) -> TlsFailure | None:
+        """Return how the next TLS handshake with a place fails on the server's side, if it does."""
+        if not self.can_play:
+            return None
+        known = self._known(names)
+        only = not any((name, port) in self._shelf.http_versions for name in known)
+        return self._shelf.tls_failures.next(known, port, only=only)
+
+    def tls_failed(self, names: Iterable[str], port: int) -> bool:
+        """Note that a handshake has failed; tell whether that is as recorded."""
+        found = self.can_play and self._shelf.tls_failures.take(self._known(names), port)
+        self.played += found
+        return found
 
     def knows(self, host_or_address: str, port: int) -> bool:
         """Tell whether anything is recorded for this host, or address of one, and port."""
@@ -266,8 +363,9 @@ class Cassette:
         """
         if not self.can_play:
             return []
-        candidates = [*self._shelf.exchanges, *self._shelf.failures]
-        return [recording.outline() for recording in candidates if not recording.played]
+        shelf, is_played = self._shelf, self._talks.is_played
+        candidates = [*shelf.exchanges, *shelf.failures, *shelf.conversations]
+        return [recording.outline() for recording in candidates if not is_played(recording)]
 
     @property
     def shelf(self) -> Shelf:
@@ -299,9 +397,16 @@ class Cassette:
 
     def record(self, flow: AnyFlow) -> None:
         """Remember a finished flow. It is not changed, and must not be from now on."""
-        if self.can_record and _worth_recording(flow):
+        if self.can_record and _worth_recording(flow) and not self._is_there(flow):
             self._pending.append(flow)
             self.recorded += 1
+
+    def _is_there(self, flow: AnyFlow) -> bool:
+        """Tell whether this exchange of a live session is on the cassette already."""
+        if not self.can_play or not isinstance(flow, ServiceFlow):
+            return False
+        asked = self._scrubber.service(flow)
+        return self._shelf.services.next(asked, Repeat.ONCE) is not None
 
     def flush(self) -> None:
         """Scrub what is pending and append it to the journal."""
@@ -314,10 +419,20 @@ class Cassette:
             self.recorded -= lost
             self.warnings.append(f"{self.path}: {count_of(lost)} lost: a spooled body is gone")
         try:
-            self._journal.append(readable)
+            self._journal.append(map(self._taught, readable))
         except OSError as error:
             self._failure = error
             self._journal.remove()
+
+    def _taught(self, flow: AnyFlow) -> AnyFlow:
+        """Learn from the recording that this one replaces what varies by itself."""
+        if self.use.mode is not RecordMode.ALL or self._source is None:
+            return flow
+        if not isinstance(flow, (TcpFlow, UdpFlow)) or not flow.turns:
+            return flow
+        if self._teacher is None:
+            self._teacher = Teacher(self._source, self._session)
+        return self._teacher.taught(flow)
 
     def save(self) -> Saved:
         """Merge what was recorded into the file. Raises `CassetteError`; the file then stays."""
@@ -329,6 +444,7 @@ class Cassette:
             return Saved(self.path)
         try:
             with contextlib.closing(self._journal.source()) as added:
+                added.recordings = _as_begun(added.recordings, self._journal.numbers)
                 saved = self._save(added)
         finally:
             self.discard()
@@ -379,8 +495,11 @@ class Cassette:
             pieces = source.content(r.body) if r.body.size <= WHOLE else source.pieces(r.body)
             return (*line, self._matcher.rest(Headers(r.headers), pieces))
         flow = recording.outline()
-        kind = flow.type if isinstance(flow, DnsFlow) else flow.protocol
-        return flow.host, flow.port, kind, flow.address
+        if isinstance(flow, ServiceFlow):
+            return self._shelf.services.key(flow)
+        if isinstance(flow, DnsFlow):
+            return flow.host, flow.type, flow.server, flow.transport == "udp"
+        return flow.host, flow.port, flow.protocol, flow.address
 
     def discard(self) -> None:
         """Drop what was recorded and not saved, and its journal."""
@@ -403,14 +522,26 @@ def _worth_recording(flow: AnyFlow) -> bool:
     """Leave out what did not come from the network, and loopback connections left alone."""
     if flow.origin is not Origin.LIVE:
         return False
-    return not (isinstance(flow, TcpFlow) and flow.reason == "loopback" and flow.error is None)
+    if isinstance(flow, ServiceFlow):
+        return "skipped" not in flow.notes
+    return not (isinstance(flow, RawFlow) and flow.reason == "loopback" and flow.error is None)
 
 
 def _bodies_exist(flow: AnyFlow) -> bool:
-    if not isinstance(flow, HttpFlow):
-        return True
-    messages = (flow.request, *([flow.response] if flow.response else []))
-    return all(not m.body.path or os.path.exists(m.body.path) for m in messages)
+    bodies: list[Body] = []
+    if isinstance(flow, HttpFlow):
+        bodies = [flow.request.body, *([flow.response.body] if flow.response else [])]
+    elif isinstance(flow, RawFlow):
+        bodies = [flow.outgoing, flow.incoming]
+    return all(not body.path or os.path.exists(body.path) for body in bodies)
+
+
+def _as_begun(recordings: list[Recording], numbers: list[int]) -> list[Recording]:
+    """Put conversations in the order in which they began: who speaks first is told by it."""
+    raw = [isinstance(recording.record(), RawRecord) for recording in recordings]
+    pairs = zip(numbers, recordings, raw, strict=False)
+    ordered = (each for _, each, is_raw in sorted(pairs, key=lambda pair: pair[0]) if is_raw)
+    return [next(ordered) if is_raw else each for each, is_raw in zip(recordings, raw, strict=True)]
 
 
 def _new_salt(path: str) -> bytes:

@@ -29,8 +29,11 @@ from pytest_netcapture.flows import (
     Flow,
     GrpcFlow,
     HttpFlow,
+    MailFlow,
     Origin,
     Problem,
+    RedisFlow,
+    SqlFlow,
     TcpFlow,
     TlsFailure,
     UdpFlow,
@@ -110,6 +113,21 @@ class Netcapture:
     @property
     def grpc(self) -> View[GrpcFlow]:
         return View(self._source.flows, name="grpc", kind=GrpcFlow)
+
+    @property
+    def sql(self) -> View[SqlFlow]:
+        """Return the statements that were executed."""
+        return View(self._source.flows, name="sql", kind=SqlFlow, keep=_is_statement)
+
+    @property
+    def redis(self) -> View[RedisFlow]:
+        """Return the commands to Redis, and the messages of subscriptions."""
+        return View(self._source.flows, name="redis", kind=RedisFlow, keep=_is_command)
+
+    @property
+    def smtp(self) -> View[MailFlow]:
+        """Return the mails that were sent."""
+        return View(self._source.flows, name="smtp", kind=MailFlow, keep=_is_mail)
 
     @property
     def dns(self) -> DnsView:
@@ -293,6 +311,18 @@ def _check_count(value: object, place: str) -> None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return
     raise UsageError(f"{place}={value!r} is not a number of times", cure="write 0, 1, 2, …")
+
+
+def _is_statement(flow: Flow) -> bool:
+    return isinstance(flow, SqlFlow) and flow.step in ("query", "execute")
+
+
+def _is_command(flow: Flow) -> bool:
+    return isinstance(flow, RedisFlow) and flow.step in ("command", "message")
+
+
+def _is_mail(flow: Flow) -> bool:
+    return isinstance(flow, MailFlow) and flow.step == "message"
 
 
 def _is_blocked(flow: Flow) -> bool:

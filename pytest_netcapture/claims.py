@@ -16,7 +16,7 @@ from operator import methodcaller
 from typing import Any
 
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
-from pytest_netcapture.flows import AnyFlow, DnsFlow, Flow, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.flows import AnyFlow, DnsFlow, Flow, HttpFlow, Origin, ServiceFlow, TcpFlow
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.report.mismatch import mismatch_text
 from pytest_netcapture.report.text import count
@@ -114,6 +114,8 @@ def is_complete(flow: Flow) -> bool:
     """Tell whether a flow has come to what it was for: an answer, an error, an end."""
     if isinstance(flow, HttpFlow):
         return flow.response is not None or flow.error is not None or bool(flow.ended)
+    if isinstance(flow, ServiceFlow):
+        return bool(flow.ended)
     if isinstance(flow, DnsFlow):
         return bool(flow.rcode) or flow.error is not None or bool(flow.ended)
     return True

@@ -16,12 +16,14 @@ from pytest_netcapture.flows import Difference, Process
 from pytest_netcapture.patterns import (
     Accepted,
     BodyIs,
+    Contains,
     Json,
     Matcher,
     Number,
     Pairs,
     Text,
     TextPattern,
+    Values,
     check_json,
     json_text,
     shown,
@@ -141,6 +143,28 @@ class _Wanted(Accepted, frozen=True):
 
     def __str__(self) -> str:
         return self.text
+
+
+def values(value: Any, place: str, _exact: bool = False) -> Matcher:
+    """Take a list of values, each a value, a type or a callable; or a callable for all of them."""
+    if isinstance(value, (list, tuple)):
+        return Values(list(value))
+    if callable(value):
+        return Accepted(value)
+    raise UsageError(f"{place}: {_article(value)} is not a list", cure=f"write [{value!r}]")
+
+
+def contains(value: Any, place: str, whole: object) -> Contains:
+    """Take a part of what the criterion `whole` takes all of."""
+    if whole is values:
+        return Contains(value)
+    if whole not in (text, folded, host, path, body):
+        raise UsageError(f"{place}: it has no parts", cure="leave out __contains")
+    if not (isinstance(value, str) or (whole is body and isinstance(value, bytes))):
+        raise UsageError(f"{place}: {value!r} is {_article(value)}", cure="write a string")
+    if not value:
+        raise UsageError(f"{place}: everything contains an empty string", cure="leave it out")
+    return Contains(value)
 
 
 def accepted(value: Any, place: str) -> Accepted:

@@ -11,14 +11,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from pytest_netcapture import redis_messages
 from pytest_netcapture.grpc_messages import Fields, fields_of, split
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 Address: TypeAlias = tuple[str, int]
 """(IP address, port)."""
@@ -406,14 +410,15 @@ class GrpcFlow(HttpFlow, kw_only=True, omit_defaults=True, tag="grpc"):
         """Return all messages, the client's first."""
         return self.requests + self.responses
 
-    def named(self, descriptor_set: str | os.PathLike[str]) -> list[dict[str, Any]]:
-        """Return the messages by the names of a descriptor set, the client's first.
+    def named(self, schema: str | os.PathLike[str] | Iterable[Flow]) -> list[dict[str, Any]]:
+        """Return the messages by the names of their schema, the client's first.
 
-        Raises `UsageError` when the file cannot be used, or does not know the method.
+        `schema` is the path of a descriptor set, or flows with a reflection call among them. Raises
+        `UsageError` when it cannot be used, or does not know the method.
         """
         from pytest_netcapture.grpc_names import Descriptors
 
-        return Descriptors(descriptor_set).messages(self)
+        return Descriptors(schema).messages(self)
 
     def _trailer(self, name: str) -> str | None:
         if self.response is None:
@@ -458,12 +463,22 @@ class DnsAnswer(msgspec.Struct, frozen=True):
 
 
 class DnsFlow(Flow, kw_only=True, omit_defaults=True, tag="dns"):
-    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ..."""
+    """A question and its answer. `rcode` as dnspython names it: NOERROR, NXDOMAIN, SERVFAIL, ...
+
+    `authority` and `additional` are the other sections of the message (RFC 1035 §4.1). `server` is
+    the one that was asked, if it is not of resolv.conf; `transport` is udp, tcp or tls
+    (RFC 7858). A `truncated` answer says to ask again over TCP.
+    """
 
     name: str
     type: str
     rcode: str = ""
     answers: list[DnsAnswer] = []
+    authority: list[DnsAnswer] = []
+    additional: list[DnsAnswer] = []
+    server: str = ""
+    transport: str = "udp"
+    truncated: bool = False
 
     protocol: ClassVar[str] = "dns"
 
@@ -472,17 +487,93 @@ class DnsFlow(Flow, kw_only=True, omit_defaults=True, tag="dns"):
         return f"DNS {self.name} {self.type} → {what}"
 
 
-class TcpFlow(Flow, kw_only=True, omit_defaults=True, tag="tcp"):
-    """A connection whose content is not decoded. Counts are bytes from the client's side.
+class Turn(msgspec.Struct, array_like=True):
+    """One step of a conversation that is not decoded.
 
-    `sni` names the server of an opaque TLS connection; `reason` says why it was not decoded, or
-    is "loopback" for a connection that was left alone.
+    Over TCP `size` bytes in a row from one side, over UDP one datagram. With `end` it has no bytes:
+    that side ended with a "fin" or a "reset", or nobody listened ("refused"). `gap` is the wait
+    before it in steps of 100 ms.
     """
 
+    sent: bool
+    """Whether it is the client's."""
+    size: int = 0
+    gap: int = 0
+    end: str = ""
+
+
+class RawMessage(msgspec.Struct, frozen=True):
+    """What one side said, until the other did; over UDP one datagram."""
+
+    sent: bool
+    data: bytes
+
+
+class RawFlow(Flow, kw_only=True, omit_defaults=True):
+    """A conversation as bytes: what TCP and UDP flows share.
+
+    `reason` says why it was not decoded, or is "loopback" for what was left alone.
+    `sent` and `received` count bytes, from the client's side; `outgoing` and `incoming` are the
+    bytes, `turns` their order. There are none of what is opaque (TLS, QUIC) or left alone.
+    `masks` are (start, end) of outgoing bytes that vary by themselves, `echoes` (place in incoming,
+    place in outgoing, length) of bytes that the server says again.
+    """
+
+    reason: str = ""
     sent: int = 0
     received: int = 0
+    outgoing: Body = msgspec.field(default_factory=Body)
+    incoming: Body = msgspec.field(default_factory=Body)
+    turns: list[Turn] = []
+    masks: list[tuple[int, int]] = []
+    echoes: list[tuple[int, int, int]] = []
+
+    @property
+    def sent_bytes(self) -> bytes:
+        """Return all that the client sent."""
+        return self.outgoing.content
+
+    @property
+    def received_bytes(self) -> bytes:
+        """Return all that the server sent."""
+        return self.incoming.content
+
+    @property
+    def messages(self) -> list[RawMessage]:
+        """Return who said what, in order."""
+        return self._messages(datagrams=False)
+
+    @property
+    def closed_by(self) -> str:
+        """Return who ended first, "client" or "server"; "" while nobody has."""
+        side = next((turn.sent for turn in self.turns if turn.end), None)
+        return "" if side is None else "client" if side else "server"
+
+    def _messages(self, *, datagrams: bool) -> list[RawMessage]:
+        content = {True: self.sent_bytes, False: self.received_bytes}
+        position = {True: 0, False: 0}
+        out: list[RawMessage] = []
+        for turn in self.turns:
+            start = position[turn.sent]
+            position[turn.sent] = start + turn.size
+            data = content[turn.sent][start : start + turn.size]
+            if not datagrams and out and out[-1].sent is turn.sent:
+                out[-1] = RawMessage(turn.sent, out[-1].data + data)
+            elif not turn.end:
+                out.append(RawMessage(turn.sent, data))
+        return out
+
+
+class TcpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="tcp"):
+    """A connection whose content is not decoded.
+
+    `sni` names the server of an opaque TLS connection; `tls` says that TLS was taken off, `later`
+    that something else was said on the connection before: an upgrade, or in another test.
+    """
+
     sni: str = ""
-    reason: str = ""
+    tls: bool = False
+    later: bool = False
 
     protocol: ClassVar[str] = "tcp"
 
@@ -491,35 +582,268 @@ class TcpFlow(Flow, kw_only=True, omit_defaults=True, tag="tcp"):
         return f"TCP {self.sni or self.host}:{self.port}{what}"
 
 
-class UdpFlow(Flow, kw_only=True, omit_defaults=True, tag="udp"):
-    """Datagrams between one client socket and one destination; counts of datagrams and bytes."""
+class UdpFlow(RawFlow, kw_only=True, omit_defaults=True, tag="udp"):
+    """Datagrams between one client socket and one destination.
+
+    `reason` says why QUIC was not decoded, or was refused.
+    """
 
     datagrams_sent: int = 0
     datagrams_received: int = 0
-    sent: int = 0
-    received: int = 0
 
     protocol: ClassVar[str] = "udp"
 
+    @property
+    def messages(self) -> list[RawMessage]:
+        """Return the datagrams, in order."""
+        return self._messages(datagrams=True)
+
     def __str__(self) -> str:
-        return f"UDP {self.host}:{self.port}"
+        return f"UDP {self.host}:{self.port}{f' ({self.reason})' if self.reason else ''}"
 
 
 class TlsFailure(Flow, kw_only=True, omit_defaults=True, tag="tls_failure"):
-    """A TLS handshake that failed; `side` is client (it refused our certificate) or server."""
+    """A TLS handshake that failed; `side` is client (it refused our certificate) or server.
+
+    `certificate` is the server's (DER), if that is what was bad and it was seen.
+    """
 
     side: str
     sni: str = ""
     detail: str = ""
+    certificate: bytes = b""
 
     protocol: ClassVar[str] = "tls"
+
+    @property
+    def is_of_certificate(self) -> bool:
+        """Tell whether it was the certificate that was bad, rather than the handshake."""
+        is_alert = "_" in self.detail
+        return bool(self.certificate) or ("certificate" in self.detail and not is_alert)
 
     def __str__(self) -> str:
         where = f"{self.sni or self.host}:{self.port}"
         return f"TLS {where} failed on the {self.side}'s side: {self.detail}"
 
 
-AnyFlow: TypeAlias = HttpFlow | WebSocketFlow | GrpcFlow | DnsFlow | TcpFlow | UdpFlow | TlsFailure
+AnyRaw: TypeAlias = TcpFlow | UdpFlow
+
+
+class ServiceFlow(Flow, kw_only=True, omit_defaults=True, tag="service"):
+    """One exchange with a database or a broker.
+
+    `service` names the protocol, `session` whose connection it is (user@database). `step` says
+    what it is for: connect, prepare, query, ... `question` and `values` are what the client asked,
+    `form` how it wants the answer, `sent` what it sent when told to go on (the rows of a COPY),
+    `answer` what the server said, as the protocol writes it. `notes` are the protocol's own.
+    """
+
+    service: str
+    session: str = ""
+    step: str = ""
+    question: str = ""
+    form: str = ""
+    values: list[bytes | None] = []
+    sent: bytes = b""
+    answer: bytes = b""
+    notes: dict[str, bytes] = {}
+
+    protocol: ClassVar[str] = "service"
+
+    @property
+    def asked(self) -> str:
+        """Return what was asked, for people."""
+        return self.question or self.step
+
+    @property
+    def told(self) -> str:
+        """Return in a few words what the server answered."""
+        return f"{len(self.answer)} bytes"
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.asked} → {self.error.kind if self.error else self.told}"
+
+
+class SqlFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="sql"):
+    """A statement, or what is said around one: `step` is connect, prepare, query, execute, ...
+
+    A query is a statement as text; one that is executed has been prepared and has parameters.
+    """
+
+    protocol: ClassVar[str] = "sql"
+
+    @property
+    def statement(self) -> str:
+        return self.question
+
+    @property
+    def user(self) -> str:
+        return self.session.partition("@")[0]
+
+    @property
+    def database(self) -> str:
+        return self.session.partition("@")[2]
+
+    @property
+    def parameters(self) -> list[Any]:
+        """Return the parameters, as Python's values where their types are known."""
+        return _sql(self).parameters(self)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns of the answer."""
+        return _sql(self).columns(self)
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """Return all rows of the answer, as Python's values where their types are known."""
+        return _sql(self).rows(self)
+
+    @property
+    def command(self) -> str:
+        """Return what the server says that it did: `INSERT 0 1`; "" when it failed."""
+        return _sql(self).command(self)
+
+    @property
+    def sqlstate(self) -> str:
+        """Return the code of the error that the server answered, "" for none."""
+        return _sql(self).failure(self)[0]
+
+    @property
+    def message(self) -> str:
+        """Return the text of the error that the server answered, "" for none."""
+        return _sql(self).failure(self)[1]
+
+    @property
+    def asked(self) -> str:
+        step = "" if self.step in ("query", "execute") else f"{self.step} "
+        return f"{step}{self.question or self.session}"
+
+    @property
+    def told(self) -> str:
+        state = self.sqlstate
+        return f"{state} {self.message}" if state else self.command or self.step
+
+
+class SqlReader(Protocol):
+    """How a database's protocol writes answers; nothing in it raises on what a peer sent."""
+
+    def parameters(self, flow: SqlFlow) -> list[Any]: ...
+    def columns(self, flow: SqlFlow) -> list[str]: ...
+    def rows(self, flow: SqlFlow) -> list[list[Any]]: ...
+    def command(self, flow: SqlFlow) -> str: ...
+    def failure(self, flow: SqlFlow) -> tuple[str, str]: ...
+
+
+def _sql(flow: SqlFlow) -> SqlReader:
+    from pytest_netcapture import mysql_answers, postgresql_answers
+
+    return mysql_answers if flow.service == "mysql" else postgresql_answers
+
+
+class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
+    """A command and its reply, or a message; `step` is command, connect or message."""
+
+    protocol: ClassVar[str] = "redis"
+
+    @property
+    def command(self) -> str:
+        """Return the command's name, in upper case."""
+        return self.question
+
+    @property
+    def arguments(self) -> list[Any]:
+        """Return what follows the name: text, or bytes that are none."""
+        return [redis_messages.shown(value or b"") for value in self.values]
+
+    @property
+    def reply(self) -> Any:
+        """Return the reply as Python's value; a `redis_messages.ReplyError` for an error."""
+        replies = [redis_messages.parse(value) for value in redis_messages.values(self.answer)]
+        return replies[0] if len(replies) == 1 else replies
+
+    @property
+    def asked(self) -> str:
+        return " ".join([self.question, *(str(one) for one in self.arguments)])
+
+    @property
+    def told(self) -> str:
+        return str(self.reply)
+
+
+class MailFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="mail"):
+    """A mail that was sent, or what was said around it; `step` is message, command or connect."""
+
+    protocol: ClassVar[str] = "smtp"
+
+    @property
+    def sender(self) -> str:
+        """Return the envelope's sender."""
+        return _address(self.values[0]) if self.values else ""
+
+    @property
+    def recipients(self) -> list[str]:
+        """Return the envelope's recipients."""
+        return [_address(value) for value in self.values[1:]]
+
+    @property
+    def mail(self) -> EmailMessage:
+        """Return the mail, parsed."""
+        from email import message_from_bytes, policy
+
+        return message_from_bytes(self.sent, policy=policy.default)
+
+    @property
+    def subject(self) -> str:
+        return str(self.mail.get("subject", ""))
+
+    @property
+    def text(self) -> str:
+        """Return the plain text of the mail, else its HTML."""
+        body = self.mail.get_body(("plain", "html"))
+        return body.get_content() if body is not None else ""
+
+    @property
+    def asked(self) -> str:
+        if self.step != "message":
+            return self.question or self.step
+        return f"{self.sender} to {', '.join(self.recipients)}: {self.subject}"
+
+    @property
+    def told(self) -> str:
+        return self.answer.decode("utf-8", "replace").rstrip().replace("\r\n", " ")
+
+
+def _address(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+SERVICES: dict[str, type[ServiceFlow]] = {
+    "postgresql": SqlFlow,
+    "mysql": SqlFlow,
+    "redis": RedisFlow,
+    "smtp": MailFlow,
+}
+
+
+def service_flow(service: str, **fields: Any) -> ServiceFlow:
+    """Return a flow of the type that fits the service."""
+    return SERVICES.get(service, ServiceFlow)(service=service, **fields)
+
+
+AnyFlow: TypeAlias = (
+    HttpFlow
+    | WebSocketFlow
+    | GrpcFlow
+    | DnsFlow
+    | TcpFlow
+    | UdpFlow
+    | TlsFailure
+    | ServiceFlow
+    | SqlFlow
+    | RedisFlow
+    | MailFlow
+)
 
 
 class Difference(msgspec.Struct, frozen=True):

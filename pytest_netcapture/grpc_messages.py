@@ -17,6 +17,8 @@ Fields: TypeAlias = dict[int, Any]
 
 _PREFIX = struct.Struct(">BL")
 _DEPTH = 32
+_DELIMITED = 2
+"""The wire type of what has a length."""
 _DECOMPRESS_LIMIT = 1 << 26
 
 
@@ -63,6 +65,24 @@ def fields_of(message: bytes) -> Fields:
     return _message(message, 0)
 
 
+def contents_of(message: bytes, number: int) -> list[bytes]:
+    """Return each content of length-delimited field `number`. Raises `ValueError`."""
+    out: list[bytes] = []
+    position = 0
+    while position < len(message):
+        key, start = _varint(message, position)
+        if key & 7 != _DELIMITED:
+            _, position = _value(message, start, key & 7, 0)
+            continue
+        size, start = _varint(message, start)
+        position = start + size
+        if position > len(message):
+            raise ValueError("cut off")
+        if key >> 3 == number:
+            out.append(message[start:position])
+    return out
+
+
 def _message(data: bytes, depth: int) -> Fields:
     if depth > _DEPTH:
         raise ValueError("nested too deep")
@@ -91,7 +111,7 @@ def _value(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]
         if position + width > len(data):
             raise ValueError("cut off")
         return struct.unpack_from(form, data, position)[0], position + width
-    if kind != 2:
+    if kind != _DELIMITED:
         raise ValueError(f"wire type {kind}")
     size, position = _varint(data, position)
     end = position + size

@@ -129,7 +129,16 @@ def filters(value: Any, where: str) -> Filters:
         )
     place = f"{where}, filters"
     check_names(value, Filters.__struct_fields__, place)
-    return Filters(**{k: tuple(as_list(v, f"{place}[{k!r}]")) for k, v in value.items()})
+    given = Filters(**{k: tuple(as_list(v, f"{place}[{k!r}]")) for k, v in value.items()})
+    for mask in given.masks:
+        try:
+            re.compile(mask.encode("latin-1"))
+        except (re.error, UnicodeEncodeError) as error:
+            raise UsageError(
+                f"{place}['masks']: {mask!r} is not a regular expression over bytes: {error}",
+                cure=r'write one such as r"\d{10}", characters beyond latin-1 as \xNN',
+            ) from None
+    return given
 
 
 def age(value: Any, where: str) -> int:

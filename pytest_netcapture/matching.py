@@ -6,8 +6,7 @@
 3. Every criterion is checked when the `Criteria` is built: an unknown name, a wrong type and a
    value that could never match are `UsageError`, with the place and the nearest valid name.
 4. Cheap checks come first, bodies last; a match stops at the first check that disagrees.
-5. A new criterion is one entry in `FIELDS`. A suffix lookup (``name__contains``) is to choose
-   another `Matcher` for the same entry, in `_check`.
+5. A new criterion is one entry in `FIELDS`. ``name__contains`` asks for a part of the same value.
 
 Proved by tests/test_matching.py.
 """
@@ -30,7 +29,11 @@ from pytest_netcapture.flows import (
     DnsFlow,
     Flow,
     HttpFlow,
+    MailFlow,
     Message,
+    RedisFlow,
+    ServiceFlow,
+    SqlFlow,
     TcpFlow,
     TlsFailure,
 )
@@ -186,12 +189,17 @@ def _exact(given: dict[str, Any], place: str) -> bool:
 def _checks(name: str, value: Any, exact: bool, place: str, kind: type[Flow]) -> list[Check]:
     if name == "url" and isinstance(value, str) and issubclass(HttpFlow, kind):
         return _url_checks(value, place)
-    field = FIELDS.get(name)
+    base, _, lookup = name.partition("__")
+    field = FIELDS.get(base)
     if field is None or not any(
         issubclass(one, kind) or issubclass(kind, one) for one in field.kinds
     ):
-        raise _unknown(name, field is not None, place, kind)
-    return [Check(name, field, field.build(value, f"{place}: {name}", exact))]
+        raise _unknown(base, field is not None, place, kind)
+    if not lookup:
+        return [Check(name, field, field.build(value, f"{place}: {name}", exact))]
+    if lookup != "contains":
+        raise UsageError(f"{place}: unknown lookup {name!r}", cure=f"known: {base}__contains")
+    return [Check(name, field, criterion.contains(value, f"{place}: {name}", field.build))]
 
 
 def _unknown(name: str, elsewhere: bool, place: str, kind: type[Flow]) -> UsageError:
@@ -270,6 +278,7 @@ def _parsed(message: Message) -> Any:
 _ANY = (Flow,)
 _HTTP = (HttpFlow,)
 _DNS = (DnsFlow,)
+_SQL = (SqlFlow,)
 
 FIELDS: dict[str, Field] = {
     "method": Field(_HTTP, lambda f: f.request.method, criterion.folded, 4),
@@ -287,6 +296,19 @@ FIELDS: dict[str, Field] = {
     "name": Field(_DNS, lambda f: f.name.lower().rstrip("."), criterion.host, 10),
     "type": Field(_DNS, lambda f: f.type, criterion.folded, 3),
     "rcode": Field(_DNS, lambda f: f.rcode, criterion.folded, 3),
+    "service": Field((ServiceFlow,), lambda f: f.service, criterion.folded, 3),
+    "step": Field((ServiceFlow,), lambda f: f.step, criterion.folded, 3),
+    "statement": Field(_SQL, lambda f: f.statement, criterion.text, 10),
+    "parameters": Field(_SQL, lambda f: f.parameters, criterion.values, 6),
+    "database": Field(_SQL, lambda f: f.database, criterion.text, 3),
+    "user": Field(_SQL, lambda f: f.user, criterion.text, 3),
+    "command": Field((SqlFlow, RedisFlow), lambda f: f.command, criterion.text, 3, large=True),
+    "arguments": Field((RedisFlow,), lambda f: f.arguments, criterion.values, 6),
+    "sender": Field((MailFlow,), lambda f: f.sender, criterion.folded, 6),
+    "recipients": Field((MailFlow,), lambda f: f.recipients, criterion.values, 6),
+    "subject": Field((MailFlow,), lambda f: f.subject, criterion.text, 6, large=True),
+    "text": Field((MailFlow,), lambda f: f.text, criterion.text, 4, large=True),
+    "sqlstate": Field(_SQL, lambda f: f.sqlstate, criterion.text, 3, large=True),
     "process": Field(_ANY, lambda f: f.process, criterion.process, 3),
     "where": Field(_ANY, lambda f: f, lambda test, place, _: criterion.accepted(test, place), 2),
 }

@@ -65,6 +65,16 @@ OPTIONS = (
         *("leave", "capture"),
     ),
     Option("upstream-ca", "list", "PEM file of more roots trusted upstream (repeatable)", "FILE"),
+    _choice(
+        "http3",
+        "HTTP/3: captured (default), or refused, so that clients fall back to TCP",
+        *("capture", "refuse"),
+    ),
+    _choice(
+        "replay-speed",
+        "streams are played at once (full, the default), or as slowly as they were recorded",
+        *("full", "recorded"),
+    ),
     Option("packets", "flag", "keep each test's packets, for netcapture.save"),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )

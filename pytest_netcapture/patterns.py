@@ -199,6 +199,45 @@ class BodyIs(Matcher, frozen=True):
         return "(empty)" if self.wanted is None else shown(self.wanted)
 
 
+class Contains(Matcher, frozen=True):
+    """A part: of a text or of any of several, of a message's body, or one of a list's values."""
+
+    wanted: Any
+
+    def matches(self, value: Any, /) -> bool:
+        wanted = self.wanted
+        if isinstance(value, Message):
+            value = value.content if isinstance(wanted, bytes) else value.text
+        if isinstance(value, tuple):
+            return any(wanted in one for one in value)
+        if isinstance(value, list):
+            return any(_leaf_matches(wanted, one) for one in value)
+        return wanted in value
+
+    def __str__(self) -> str:
+        return f"(contains) {shown(self.wanted)}"
+
+
+class Values(Matcher, frozen=True):
+    """A list of values, each equal, of a type, or accepted by a callable."""
+
+    wanted: list[Any]
+
+    def matches(self, value: list[Any], /) -> bool:
+        return len(value) == len(self.wanted) and all(map(_leaf_matches, self.wanted, value))
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(_value_text, self.wanted))}]"
+
+    def differences(self, field: str, value: list[Any], /) -> list[Difference]:
+        actual = f"[{', '.join(map(repr, value))}]"
+        return [] if self.matches(value) else [Difference(field, str(self), actual)]
+
+
+def _value_text(value: Any) -> str:
+    return shown(value) if callable(value) else repr(value)
+
+
 class Accepted(Matcher, frozen=True):
     """Whatever a callable accepts."""
 

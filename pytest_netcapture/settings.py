@@ -81,7 +81,11 @@ class HostPattern(msgspec.Struct, frozen=True):
 
 
 class Filters(msgspec.Struct, frozen=True):
-    """What to scrub besides the defaults, and what to keep in spite of them; names, any case."""
+    """What to scrub besides the defaults, and what to keep in spite of them; names, any case.
+
+    `masks` are regular expressions over what a client says in a protocol that is not decoded: what
+    they find (their groups, if they have any) is not compared.
+    """
 
     headers: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
@@ -89,6 +93,7 @@ class Filters(msgspec.Struct, frozen=True):
     json: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
 
 
 class CassetteUse(msgspec.Struct, frozen=True):
@@ -115,6 +120,8 @@ class Settings(msgspec.Struct, frozen=True):
     upstream_ca: tuple[str, ...] = ()
     redirector: str = "auto"
     strict: bool = False
+    http3: str = "capture"
+    replay_speed: str = "full"
     packets: bool = False
     cassette: CassetteUse | None = None
 

@@ -112,6 +112,8 @@ class Sources:
             upstream_ca=_ca_files(given),
             redirector=_one(given, "redirector") or "auto",
             strict=_flag(given, "strict"),
+            http3=_one(given, "http3") or "capture",
+            replay_speed=_one(given, "replay_speed") or "full",
             packets=_flag(given, "packets"),
             cassette=cassette,
         )

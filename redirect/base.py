@@ -17,7 +17,9 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from pytest_netcapture.redirect.poller import Poller
 
 Address = tuple[str, int]
 T = TypeVar("T")
@@ -56,8 +58,7 @@ class Namespace(Protocol):
     def run(self, function: Callable[[], T]) -> T: ...
 
 
-@dataclass(frozen=True)
-class Connecting:
+class Connecting(NamedTuple):
     """A client's SYN, waiting. `answer` may be called at once or later, on the loop's thread."""
 
     namespace: int
@@ -66,8 +67,7 @@ class Connecting:
     answer: Callable[[Verdict], None]
 
 
-@dataclass(frozen=True)
-class StreamOpened:
+class StreamOpened(NamedTuple):
     """A client's connection, accepted."""
 
     namespace: int
@@ -106,7 +106,7 @@ class DatagramFlow:
     """Tells the client that nobody listens there (ECONNREFUSED) and ends the flow, if it can."""
 
 
-def was_reset(conn: socket.socket) -> bool:
+def was_reset(conn: socket.socket | None) -> bool:
     """Tell whether the end that was read of a `StreamOpened.socket` was a reset (rule 3)."""
     return bool(getattr(conn, "was_reset", False))
 
@@ -138,8 +138,8 @@ class Redirector(Protocol):
     isolates: bool
     """Whether its namespaces are networks of their own, loopback included."""
 
-    def start(self, loop: Any, sink: Sink) -> None:
-        """Remember the loop and the sink. Called once."""
+    def start(self, loop: Any, sink: Sink, poller: Poller) -> None:
+        """Remember the loop, the sink, and what watches descriptors. Called once."""
 
     def attach(self, namespace: Namespace) -> None:
         """Set up capture in `namespace`. Raises `EnvironmentProblem`.

@@ -6,8 +6,7 @@
    is a retransmission: it waits with the first, or gets at once what the first got.
 3. When more SYNs wait than the queue or the socket's buffer holds (512 with the default rmem_max),
    the kernel lets the rest pass ungated (fail open), so a `StreamOpened` can come without a
-   `Connecting`. It must not also report ENOBUFS: libuv stops watching a descriptor that polls as an
-   error, for good.
+   `Connecting`. It must not also report ENOBUFS, which tells us nothing that we can mend.
 4. Whatever the kernel sends that is not understood is let through, not dropped. Nothing here raises
    on strange bytes.
 5. `Pending` decides and has no socket; `Gate` is its edge.
@@ -22,7 +21,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from pytest_netcapture.errors import EnvironmentProblem
@@ -36,23 +35,42 @@ QUEUE_LENGTH = 4096
 _REMEMBERED = 4096
 _SUBSYSTEM = k.NFNL_SUBSYS_QUEUE << 8
 _HEADER = 4
-_READ_ROUNDS = 64
+_MESSAGE = struct.Struct("=IH10x")
+_ATTRIBUTE = struct.Struct("=HH")
+_PACKET = _SUBSYSTEM | k.NFQNL_MSG_PACKET
 _BUFFER = 4 << 20
 
 
-def parse_packets(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (packet id, first bytes of the packet) of each queued packet in a netlink datagram."""
-    for kind, _, body in netlink.messages(data):
-        if kind != _SUBSYSTEM | k.NFQNL_MSG_PACKET:
-            continue
-        number, payload = None, b""
-        for name, value in netlink.attributes(body[_HEADER:]):
-            if name == k.NFQA_PACKET_HDR and len(value) >= 4:
-                number = int.from_bytes(value[:4], "big")
-            elif name == k.NFQA_PAYLOAD:
-                payload = bytes(value)
-        if number is not None:
-            yield number, payload
+def parse_packets(data: bytes) -> list[tuple[int, bytes]]:
+    """Return (packet id, first bytes of the packet) of each queued packet in a netlink datagram."""
+    found: list[tuple[int, bytes]] = []
+    offset, size = 0, len(data)
+    while offset + _MESSAGE.size <= size:
+        length, kind = _MESSAGE.unpack_from(data, offset)
+        end = offset + length
+        if length < _MESSAGE.size or end > size:
+            break
+        if kind == _PACKET:
+            number, payload = _parse_packet(data, offset + _MESSAGE.size + _HEADER, end)
+            if number >= 0:
+                found.append((number, payload))
+        offset = (end + 3) & ~3
+    return found
+
+
+def _parse_packet(data: bytes, offset: int, end: int) -> tuple[int, bytes]:
+    number, payload = -1, b""
+    while offset + _ATTRIBUTE.size <= end:
+        length, name = _ATTRIBUTE.unpack_from(data, offset)
+        after = offset + length
+        if length < _ATTRIBUTE.size or after > end:
+            break
+        if name == k.NFQA_PACKET_HDR and length >= _ATTRIBUTE.size + 4:
+            number = int.from_bytes(data[offset + 4 : offset + 8], "big")
+        elif name == k.NFQA_PAYLOAD:
+            payload = data[offset + 4 : after]
+        offset = (after + 3) & ~3
+    return number, payload
 
 
 def encode_verdict(number: int, verdict: Verdict) -> bytes:
@@ -135,16 +153,13 @@ class Gate:
         return self._socket.fileno()
 
     def read(self, ask: Callable[[Connecting], None]) -> None:
-        """Take what the kernel has queued and `ask` about each new connection."""
-        for _ in range(_READ_ROUNDS):
-            try:
-                data = self._socket.recv(65536)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                return
-            for number, packet in parse_packets(data):
-                self._take(number, packet, ask)
+        """Take a datagram that the kernel has queued and `ask` about each new connection in it."""
+        try:
+            data = self._socket.recv(65536)
+        except OSError:
+            return
+        for number, packet in parse_packets(data):
+            self._take(number, packet, ask)
 
     def _take(self, number: int, packet: bytes, ask: Callable[[Connecting], None]) -> None:
         syn, verdict = self.pending.arrive(number, packet)

@@ -158,10 +158,10 @@ CAPTURE_TABLE = 100
 LINK_INDEX = 27
 """Of eth0, which leads nowhere: an index that no fallback tunnel device has taken."""
 
-OWN_V4 = "192.0.2.1"
-OWN_V6 = "2001:db8::1"
-GATEWAY_V4 = "192.0.2.254"
-GATEWAY_V6 = "2001:db8::fffe"
+OWN_V4 = "192.0.0.8"
+OWN_V6 = "2001:2:0:6e63::1"
+GATEWAY_V4 = "192.0.0.254"
+GATEWAY_V6 = "2001:2:0:6e63::fffe"
 RESOLVER_V4 = "192.0.2.53"
 """The name server of `resolv.conf` (`sandbox/resolver.py`)."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_netcapture.redirect.base import Address
 
@@ -20,8 +20,7 @@ _IPV4_HEADER, _IPV6_HEADER = 20, 40
 _PORTS_AND_SEQUENCE = struct.Struct("!HHI")
 
 
-@dataclass(frozen=True)
-class Syn:
+class Syn(NamedTuple):
     """Who wants to connect where; the sequence number tells a retransmission from a new try."""
 
     client: Address

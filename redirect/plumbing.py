@@ -3,8 +3,9 @@
 1. Beside `lo` there is `eth0`: what asks whether the machine is online looks for an interface that
    is up, has an address and is not loopback. Nothing is behind it. A kernel that has neither of
    `LINKS` gets `lo` only.
-2. The addresses are one of documentation of each family (RFC 5737, RFC 3849), without which
-   AI_ADDRCONFIG hides the family from getaddrinfo, and the machine's own, which a test may bind.
+2. The addresses are the dummy address of IPv4 (RFC 7600) and one for benchmarks of IPv6 (RFC 5180),
+   without which AI_ADDRCONFIG hides the family from getaddrinfo, and the machine's own, which tests
+   may bind. Those of documentation are left to tests, which expect that nobody has them.
 3. A route is looked for among local addresses, then by two rules of ours: for ICMP in table `main`,
    where eth0 is the way to everything; else in a table in which every address is local (AnyIP), so
    that each packet comes back on `lo`. That table is not `local` itself: bind(2) looks there only,
@@ -42,6 +43,7 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _RULE = struct.Struct("=BBBBBxxBI")
 _NUMBER = struct.Struct("=I")
 _ICMP_RULE, _CAPTURE_RULE = 100, 101
+_FIRST_PORT = "ipv4/ip_unprivileged_port_start"
 
 
 class Family(NamedTuple):
@@ -89,10 +91,15 @@ class Step(NamedTuple):
     needed: bool = True
 
 
-def lay(addresses: tuple[str, ...] = (), links: tuple[str, ...] = LINKS) -> Laid:
-    """Set up the calling thread's namespace; `addresses` are the machine's own."""
+def lay(
+    addresses: tuple[str, ...] = (), links: tuple[str, ...] = LINKS, first_port: str = ""
+) -> Laid:
+    """Set up the calling thread's namespace; `addresses` are the machine's own.
+
+    `first_port` is what `first_unprivileged_port` told outside.
+    """
     ipv6 = has_ipv6()
-    write_sysctls(ipv6=ipv6)
+    write_sysctls(first_port, ipv6=ipv6)
     link = next((kind for kind in links if not transact(k.NETLINK_ROUTE, _new_link(kind))), "")
     steps = _steps(addresses, ipv6=ipv6, link=bool(link))
     return Laid(carry_out(steps, "tproxy") and ipv6, link)
@@ -121,15 +128,26 @@ def has_ipv6() -> bool:
     return True
 
 
-def write_sysctls(*, ipv6: bool) -> None:
+def first_unprivileged_port() -> str:
+    """Read from which port on a server takes no privilege here; "" when nobody says."""
+    try:
+        with open(f"/proc/sys/net/{_FIRST_PORT}") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def write_sysctls(first_port: str, *, ipv6: bool) -> None:
     """Write what can be written: in some containers /proc/sys is read-only.
 
-    So that a test may bind port 80, ping works without privilege, as it does by default on most
-    distributions, IPv6 is there on a host that hands on `disable_ipv6` to new namespaces, and eth0
-    does not look for neighbours to have an address of its own.
+    So that a test may bind the ports that it may bind outside (containers often allow all), ping
+    works without privilege, as it does by default on most distributions, IPv6 is there on a host
+    that hands on `disable_ipv6` to new namespaces, and eth0 does not look for neighbours to have an
+    address of its own.
     """
     group = os.getgid()
-    write_sysctl("ipv4/ip_unprivileged_port_start", "0")
+    if first_port:
+        write_sysctl(_FIRST_PORT, first_port)
     write_sysctl("ipv4/ping_group_range", f"{group} {group}")
     if ipv6:
         write_sysctl("ipv6/conf/all/disable_ipv6", "0")

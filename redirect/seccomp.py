@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_netcapture.redirect.base import Address, Namespace, Sink
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.seccomp_calls import Calls
 from pytest_netcapture.redirect.seccomp_listener import Listener, Notification
 from pytest_netcapture.redirect.seccomp_memory import Memory
@@ -53,7 +54,8 @@ class SeccompRedirector:
         self._listener: Listener | None = None
         self._calls: Calls | None = None
 
-    def start(self, loop: Any, sink: Sink) -> None:
+    def start(self, loop: Any, sink: Sink, poller: Poller) -> None:
+        del poller  # its own descriptors are few and stay
         self._loop, self._sink = loop, sink
 
     def supervise(self, descriptor: int) -> None:

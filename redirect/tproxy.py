@@ -28,13 +28,13 @@ from pytest_netcapture.redirect.base import Namespace, Sink, StreamOpened
 from pytest_netcapture.redirect.datagrams import IDLE, Datagrams
 from pytest_netcapture.redirect.gate import Gate
 from pytest_netcapture.redirect.owners import Owners
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.probing import probe
 from pytest_netcapture.redirect.transparent import families, stream_listener
 from pytest_netcapture.redirect.unreachable import Unreachable
 
 __all__ = ["TproxyRedirector", "probe"]
 
-_ACCEPT_ROUNDS = 64
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE = 0.05
 
@@ -48,14 +48,15 @@ class _Attached:
     datagrams: Datagrams | None = None
     unreachable: Unreachable | None = None
 
-    def close(self, loop: Any) -> None:
-        made: list[socket.socket | Gate] = [*self.listeners]
+    def close(self, poller: Poller | None) -> None:
+        for listener in self.listeners:
+            if poller is not None:
+                poller.remove_reader(listener.fileno())
+            listener.close()
         if self.gate is not None:
-            made.append(self.gate)
-        for conn in made:
-            if loop is not None and conn.fileno() >= 0:
-                loop.remove_reader(conn.fileno())
-            conn.close()
+            if poller is not None:
+                poller.remove_urgent(self.gate.fileno())
+            self.gate.close()
         if self.datagrams is not None:
             self.datagrams.close()
         if self.unreachable is not None:
@@ -79,29 +80,33 @@ class TproxyRedirector:
         self.gates = True
         self._addresses = addresses
         self._links: tuple[str, ...] = plumbing.LINKS
+        self._first_port = plumbing.first_unprivileged_port()
         self._udp_idle = udp_idle
         self.owners = Owners()
         self._way = ruleset.NATIVE
         self._attached: dict[int, _Attached] = {}
         self._loop: Any = None
+        self._poller: Poller | None = None
         self._sink: Sink | None = None
 
-    def start(self, loop: Any, sink: Sink) -> None:
-        self._loop, self._sink = loop, sink
+    def start(self, loop: Any, sink: Sink, poller: Poller) -> None:
+        self._loop, self._sink, self._poller = loop, sink, poller
 
     def attach(self, namespace: Namespace) -> None:
         namespace.run(lambda: self._attach_here(namespace.id))
 
     def watch(self, namespace: Namespace) -> None:
         attached = self._attached[namespace.id]
-        loop, sink = self._loop, self._sink
+        loop, sink, poller = self._loop, self._sink, self._poller
         assert sink is not None, "start comes before watch"
+        assert poller is not None
         for listener in attached.listeners:
-            loop.add_reader(listener.fileno(), self._accept, namespace.id, listener, sink)
+            poller.add_reader(listener.fileno(), self._accept, namespace.id, listener, sink)
         if attached.datagrams is not None:
             attached.datagrams.watch(loop, sink.datagram_flow)
         if attached.gate is not None:
-            loop.add_reader(attached.gate.fileno(), attached.gate.read, sink.connecting)
+            gate = attached.gate
+            poller.add_urgent(gate.fileno(), gate.read, sink.connecting)
 
     def drain(self, namespace: Namespace) -> None:
         attached = self._attached.get(namespace.id)
@@ -123,13 +128,13 @@ class TproxyRedirector:
     def _detach(self, number: int) -> None:
         attached = self._attached.pop(number, None)
         if attached is not None:
-            attached.close(self._loop)
+            attached.close(self._poller)
         self.owners.detach(number)
 
     def _attach_here(self, number: int) -> None:
         attached = _Attached()
         try:
-            ipv6, link = plumbing.lay(self._addresses, self._links)
+            ipv6, link = plumbing.lay(self._addresses, self._links, self._first_port)
             self._links = (link,) if link else ()  # of the first namespace: no need to try others
             self._make_sockets(number, attached, ipv6=ipv6)
             self._way = install(self._way, ipv6=ipv6)
@@ -155,28 +160,27 @@ class TproxyRedirector:
         self.owners.attach_here(number)
 
     def _accept(self, number: int, listener: socket.socket, sink: Sink) -> None:
-        for _ in range(_ACCEPT_ROUNDS):
-            try:
-                conn, client = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(number, listener, sink)
-                return  # the client has gone, perhaps; the loop asks again
-            conn.setblocking(False)
-            sink.stream_opened(StreamOpened(number, conn, client[:2], conn.getsockname()[:2]))
-            if listener.fileno() < 0:
-                return  # the sink has detached this namespace
+        try:
+            conn, client = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._pause(number, listener, sink)
+            return  # the client has gone, perhaps; we are called again
+        conn.setblocking(False)
+        sink.stream_opened(StreamOpened(number, conn, client[:2], conn.getsockname()[:2]))
 
     def _pause(self, number: int, listener: socket.socket, sink: Sink) -> None:
         """Let clients wait in the kernel while there are no descriptors, rather than spin."""
+        poller = self._poller
+        assert poller is not None
 
         def resume() -> None:
             if listener.fileno() >= 0:
-                self._loop.add_reader(listener.fileno(), self._accept, number, listener, sink)
+                poller.add_reader(listener.fileno(), self._accept, number, listener, sink)
 
-        self._loop.remove_reader(listener.fileno())
+        poller.remove_reader(listener.fileno())
         self._loop.call_later(_PAUSE, resume)
 
 

@@ -34,6 +34,8 @@ from pytest_netcapture.redirect.base import (
 )
 from pytest_netcapture.redirect.datagrams import IDLE, DatagramFlows, Flow
 from pytest_netcapture.redirect.owners import Owners
+from pytest_netcapture.redirect.plumbing import first_unprivileged_port
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.tun_guard import Guard
 from pytest_netcapture.redirect.tun_probing import probe
 from pytest_netcapture.redirect.tun_stack import (
@@ -111,13 +113,15 @@ class TunRedirector:
         library()
         self._addresses = addresses
         self._udp_idle = udp_idle
+        self._first_port = first_unprivileged_port()
         self.owners = Owners()
         self._attached: dict[int, _Attached] = {}
         self._guard: Guard | None = None
         self._loop: Any = None
         self._sink: Sink | None = None
 
-    def start(self, loop: Any, sink: Sink) -> None:
+    def start(self, loop: Any, sink: Sink, poller: Poller) -> None:
+        del poller  # its own descriptors are few and stay
         self._loop, self._sink = loop, sink
 
     def attach(self, namespace: Namespace) -> None:
@@ -173,7 +177,7 @@ class TunRedirector:
         self.owners.detach(number)
 
     def _attach_here(self, number: int) -> None:
-        ipv6 = tun_plumbing.prepare()
+        ipv6 = tun_plumbing.prepare(self._first_port)
         tun = tun_device.open_tun()
         stack = _start(tun, (*_OWN, *self._addresses))
         try:

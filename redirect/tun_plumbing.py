@@ -49,15 +49,18 @@ _QUEUE_LENGTH = 10_000
 
 _MARKED, _ARRIVED, _INSIDE, _TCP, _UDP, _LOCAL = 10, 20, 25, 30, 31, 40
 _STAY: dict[int, tuple[tuple[str, int], ...]] = {
-    _V4: (("224.0.0.0", 4), ("240.0.0.0", 4), ("192.0.2.255", 32)),
+    _V4: (("224.0.0.0", 4), ("240.0.0.0", 4), ("192.0.0.255", 32)),
     _V6: (("ff00::", 8),),
 }
 
 
-def prepare() -> bool:
-    """Write the sysctls that a new device heeds; tell whether there is IPv6."""
+def prepare(first_port: str = "") -> bool:
+    """Write the sysctls that a new device heeds; tell whether there is IPv6.
+
+    `first_port` is what `first_unprivileged_port` told outside.
+    """
     ipv6 = has_ipv6()
-    write_sysctls(ipv6=ipv6)
+    write_sysctls(first_port, ipv6=ipv6)
     write_sysctl("ipv4/conf/all/rp_filter", "0")
     return ipv6
 

@@ -40,6 +40,8 @@ from pytest_netcapture.sandbox.capabilities import is_root
 from pytest_netcapture.sandbox.mounts import add_to_directory, bind_file
 from pytest_netcapture.sandbox.original import exists, original, read_file, real_path, write_file
 
+UNBOUND = {"PGCHANNELBINDING": "disable"}
+"""libpq binds its login to the server's certificate (RFC 5929 §4), which it does not see."""
 _OPENSSL_VARIABLES = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
 _MOST_OF_A_NAME = 16
 
@@ -132,7 +134,7 @@ def environment(report: TrustReport, environ: Mapping[str, str] | None = None) -
     environ = os.environ if environ is None else environ
     system = report.system_bundle
     public = system if is_root() and system else None
-    wanted = {"NODE_EXTRA_CA_CERTS": public or report.ca_file}
+    wanted = {"NODE_EXTRA_CA_CERTS": public or report.ca_file, **UNBOUND}
     if system:
         wanted["DENO_TLS_CA_STORE"] = "mozilla,system"
         wanted["UV_SYSTEM_CERTS"] = "true"

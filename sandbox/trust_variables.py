@@ -21,7 +21,7 @@ from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.sandbox import java
 from pytest_netcapture.sandbox.bundles import original_roots
 from pytest_netcapture.sandbox.original import read_file, write_file
-from pytest_netcapture.sandbox.trust import der, with_ca
+from pytest_netcapture.sandbox.trust import UNBOUND, der, with_ca
 
 FILES = (
     "SSL_CERT_FILE",  # OpenSSL, Go, Ruby, rustls-native-certs, .NET, httpx, uv
@@ -53,7 +53,7 @@ class Variables(NamedTuple):
 
 def install(ca_pem: bytes, *, directory: str, environ: Mapping[str, str]) -> Variables:
     """Write the files into `directory`, which is private and stays."""
-    wanted: dict[str, str] = {}
+    wanted = {name: environ.get(name, value) for name, value in UNBOUND.items()}
     failed: list[tuple[str, str]] = []
     roots = b"".join(_readable(path) for path in original_roots({})[:1])
     ours = _write(f"{directory}/roots.pem", with_ca(roots, ca_pem))

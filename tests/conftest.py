@@ -8,6 +8,7 @@ where the tests run as somebody else: CI runs them as root too.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,9 @@ import pytest
 pytest_plugins = ["pytester"]
 
 os.environ["NETCAPTURE_UPSTREAM"] = "loopback"
+# A shell ignores Ctrl-C for what it runs in the background, and programs inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _NOBODY_MAY_SKIP = os.environ.get("NETCAPTURE_REQUIRE") == "all"
 

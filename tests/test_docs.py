@@ -74,5 +74,5 @@ def test_pages_name_only_options_that_exist():
 
     known = {option.flag for option in OPTIONS} | {"--netcapture"}
     for page in PAGES:
-        named = set(re.findall(r"--netcapture[a-z-]*", page.read_text()))
+        named = set(re.findall(r"--netcapture[a-z0-9-]*", page.read_text()))
         assert named <= known, page.name

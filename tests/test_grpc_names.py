@@ -40,6 +40,45 @@ def test_messages_have_names(descriptors: Path) -> None:
     assert call().named(descriptors) == [{"text": "hi"}, {"text": "you"}]
 
 
+def reflection(*files: bytes, version: str = "v1") -> GrpcFlow:
+    """An answer with files, as servers give it."""
+
+    def field(number: int, content: bytes) -> bytes:
+        assert len(content) < 1 << 14
+        return bytes((number << 3 | 2, len(content) & 0x7F | 0x80, len(content) >> 7)) + content
+
+    content = field(4, b"".join(field(1, file) for file in files))
+    body = Body(data=b"\0" + len(content).to_bytes(4, "big") + content)
+    flow = call(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+    flow.response = HttpResponse(status=200, body=body)
+    return flow
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_names_that_a_server_has_told(descriptors: Path, version: str) -> None:
+    """The file that is imported comes behind the one that imports it, and twice."""
+    (talk,) = descriptor_pb2.FileDescriptorSet.FromString(descriptors.read_bytes()).file
+    word = descriptor_pb2.FileDescriptorProto(name="word.proto", package="test", syntax="proto3")
+    word.message_type.append(talk.message_type[0])
+    del talk.message_type[:]
+    talk.dependency.append("word.proto")
+    files = [file.SerializeToString() for file in (talk, word, word)]
+    flows = [call(), reflection(*files, version=version)]
+    assert call().named(flows) == [{"text": "hi"}, {"text": "you"}]
+
+
+def test_a_server_that_has_told_nothing() -> None:
+    with pytest.raises(
+        UsageError, match=r"what was seen of reflection has no method test\.Talk/Say"
+    ):
+        call().named([call()])
+
+
+def test_a_server_that_has_told_nonsense() -> None:
+    with pytest.raises(UsageError, match="what was seen of reflection: not a descriptor set"):
+        call().named([reflection(b"\xff\xff\xff")])
+
+
 def test_a_method_that_is_not_there(descriptors: Path) -> None:
     with pytest.raises(UsageError, match=r"has no method test\.Talk/Shout"):
         call("/test.Talk/Shout").named(descriptors)

@@ -20,11 +20,13 @@ from pytest_netcapture.flows import (
     HttpRequest,
     HttpResponse,
     Process,
+    SqlFlow,
     TcpFlow,
     TlsFailure,
 )
 from pytest_netcapture.matching import Criteria, nearest
 from pytest_netcapture.patterns import glob, json_misses
+from pytest_netcapture.postgresql_answers import packed
 from pytest_netcapture.urls import canonical_path
 
 
@@ -488,3 +490,76 @@ def test_a_criterion_of_another_kind_is_refused_where_the_kind_is_known():
     )
     with pytest.raises(UsageError, match="dns flows have no 'path'"):
         Criteria.build(None, None, {"path": "/x"}, place="p", kind=DnsFlow)
+
+
+class TestParts:
+    """`name__contains`, of every criterion that has parts, and of lists."""
+
+    @pytest.mark.parametrize(
+        ("criteria", "agrees"),
+        [
+            ({"path__contains": "items"}, True),
+            ({"path__contains": "orders"}, False),
+            ({"host__contains": "example"}, True),
+            ({"url__contains": "page=2"}, True),
+            ({"body__contains": "needle"}, True),
+            ({"body__contains": b"needle"}, True),
+            ({"body__contains": "other"}, False),
+            ({"path__contains": "*"}, False),
+        ],
+        ids=label,
+    )
+    def test_of_an_exchange(self, criteria, agrees):
+        flow = exchange("POST", body=b"hay needle hay")
+        assert Criteria.of(**criteria).matches(flow) is agrees
+
+    @pytest.mark.parametrize(
+        ("criteria", "agrees"),
+        [
+            ({"statement__contains": "INSERT INTO orders"}, True),
+            ({"statement": "INSERT*"}, True),
+            ({"statement__contains": "DELETE"}, False),
+            ({"parameters": [7, "apple"]}, True),
+            ({"parameters": [int, str]}, True),
+            ({"parameters": [7]}, False),
+            ({"parameters__contains": "apple"}, True),
+            ({"parameters__contains": 8}, False),
+            ({"parameters": lambda values: len(values) == 2}, True),
+            ({"database": "shop", "user": "app", "service": "postgresql"}, True),
+            ({"database": "other"}, False),
+        ],
+        ids=label,
+    )
+    def test_of_a_statement(self, criteria, agrees):
+        flow = SqlFlow(
+            service="postgresql",
+            session="app@shop",
+            step="execute",
+            question="INSERT INTO orders VALUES ($1, $2)",
+            values=[b"7", b"apple"],
+            notes={"types": packed([23, 25])},
+        )
+        assert Criteria.of(**criteria).matches(flow) is agrees
+
+    def test_what_differs_is_shown(self):
+        flow = SqlFlow(service="postgresql", question="SELECT 1", values=[b"x"])
+        wanted = Criteria.of(statement__contains="DELETE", parameters=["y"])
+        assert [(d.field, d.recorded, d.actual) for d in wanted.differences(flow)] == [
+            ("statement__contains", "(contains) DELETE", "SELECT 1"),
+            ("parameters", "['y']", "['x']"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("criteria", "text"),
+        [
+            ({"port__contains": 1}, "port__contains: it has no parts"),
+            ({"path__contains": ""}, "everything contains an empty string"),
+            ({"path__contains": 3}, "3 is an int"),
+            ({"path__like": "a"}, "unknown lookup 'path__like'"),
+            ({"statment__contains": "a"}, "unknown criterion 'statment'"),
+            ({"parameters": "a"}, "a str is not a list"),
+        ],
+    )
+    def test_what_is_refused(self, criteria, text):
+        with pytest.raises(UsageError, match=re.escape(text)):
+            Criteria.of(**criteria)

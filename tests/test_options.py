@@ -53,6 +53,8 @@ def test_choices_are_those_of_settings() -> None:
         "record_mode": tuple(mode.value for mode in RecordMode),
         "redirector": REDIRECTORS,
         "loopback": ("leave", "capture"),
+        "http3": ("capture", "refuse"),
+        "replay_speed": ("full", "recorded"),
     }
 
 

@@ -30,6 +30,8 @@ class Diagnosis(NamedTuple):
     hindrances: list[Hindrance]
     findings: list[Finding]
     redirectors: list[Support]
+    protocols: tuple[Finding, ...] = ()
+    """What takes a package that is not always installed."""
 
     @property
     def redirector(self) -> str:
@@ -70,7 +72,18 @@ def diagnose() -> Diagnosis:
             _in_sandbox(tun_probing.probe(), missing),
             seccomp_probing.probe(),
         ],
+        (http3(),),
     )
+
+
+def http3() -> Finding:
+    """Tell whether HTTP/3 is decoded, for which the engine needs aioquic."""
+    import importlib.util
+
+    if importlib.util.find_spec("aioquic") is not None:
+        return Finding("HTTP/3", ok=True, reason="")
+    reason = "aioquic is not installed: QUIC is relayed as it is, and not replayed"
+    return Finding("HTTP/3", ok=False, reason=reason, cure="pip install 'pytest-netcapture[http3]'")
 
 
 def _in_sandbox(support: Support, missing: Finding | None) -> Support:
@@ -98,6 +111,7 @@ def as_object(diagnosis: Diagnosis) -> dict[str, Any]:
         "hindrances": [{"cause": h.cause, "cure": h.cure} for h in diagnosis.hindrances],
         "sandbox": [finding._asdict() for finding in diagnosis.findings],
         "redirectors": [asdict(support) for support in diagnosis.redirectors],
+        "protocols": [finding._asdict() for finding in diagnosis.protocols],
     }
 
 
@@ -121,6 +135,9 @@ def _print(diagnosis: Diagnosis) -> None:
         _line(support.available, support.name, support.reason, cure)
         for note in support.notes:
             click.echo(f"       note: {note}")
+    click.echo("protocols")
+    for finding in diagnosis.protocols:
+        _line(finding.ok, finding.name, finding.reason, finding.cure)
     click.echo(f"\n{conclusion(diagnosis)}")
 
 

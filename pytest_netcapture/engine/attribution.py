@@ -6,7 +6,7 @@
 2. The socket's inode comes from sock_diag(7), its process from /proc (`redirect.owners`).
 3. A program that connects again tends to get the same descriptor or the next one. Looking whether
    that is so takes 5 µs, a thread and a search 200; so it comes first, on the loop's thread. The
-   parent of a forked process has to be without that descriptor, or else it made the socket.
+   parent of a forked process has to be without a socket that it had at first, or else it made it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -111,34 +111,79 @@ class KnownOwner(Owner):
         return self._known
 
 
+class _Seen:
+    """A process that is looked at often; through files that stay open it takes half the time."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._folder = _open(f"/proc/{pid}/fd", os.O_PATH | os.O_DIRECTORY)
+        self._file = _open(f"/proc/{pid}/cmdline", os.O_RDONLY)
+        self._words = b""
+        self._process = Process(pid)
+
+    def has(self, descriptor: int, link: str) -> bool:
+        try:
+            return self._folder >= 0 and os.readlink(str(descriptor), dir_fd=self._folder) == link
+        except OSError:
+            return False
+
+    def describe(self) -> Process:
+        """Describe it as it is now: it may have become another program (execve(2))."""
+        try:
+            words = os.pread(self._file, 1 << 16, 0)
+        except OSError:
+            words = b""  # it has ended
+        if words != self._words:
+            self._words, self._process = words, describe(self.pid)
+        return self._process
+
+    def close(self) -> None:
+        for descriptor in (self._folder, self._file):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._folder = self._file = -1
+
+
 class Guesses:
     """Which descriptors the program that connected last has used for it, the last one first."""
 
     def __init__(self) -> None:
-        self._pid = 0
-        self._parent = 0
+        self._last = _Seen(0)
+        self._parent = _Seen(0)
+        self._first: Collection[str] = ()
         self._descriptors: list[int] = []
 
     def learn(self, pid: int, link: str) -> None:
         """Note where `pid` has the socket."""
-        descriptor = _descriptor_of(pid, link)
+        descriptors = _descriptors_of(pid)
+        descriptor = descriptors.get(link, -1)
         if descriptor < 0:
             return
-        if pid != self._pid:
-            self._pid, self._parent, self._descriptors = pid, _parent_of(pid), []
+        if pid != self._last.pid:
+            self.close()
+            self._last, self._parent, self._descriptors = _Seen(pid), _Seen(_parent_of(pid)), []
+            self._first = descriptors.keys()
         self._descriptors = [descriptor, *self._descriptors[: _GUESSES - 1]]
+
+    def close(self) -> None:
+        self._last.close()
+        self._parent.close()
+
+    def describe(self, pid: int) -> Process:
+        """Describe a process that `find` has returned; an empty command when it has ended."""
+        return self._last.describe() if pid == self._last.pid else describe(pid)
 
     def find(self, link: str) -> int:
         """Return the process that has the socket where it is likely to be, or 0."""
         known = self._descriptors
         for descriptor in (*known, known[0] + 1) if known else ():
-            if _is(self._pid, descriptor, link):
-                if _is(self._parent, descriptor, link):
+            if self._last.has(descriptor, link):
+                if link in self._first and self._parent.has(descriptor, link):
                     return 0
                 if descriptor != known[0]:
                     others = [d for d in known if d != descriptor]
                     self._descriptors = [descriptor, *others[: _GUESSES - 1]]
-                return self._pid
+                return self._last.pid
         return 0
 
 
@@ -177,13 +222,14 @@ class Attribution:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._guesses.close()
 
     def _describe(self, pid: int) -> Process:
         """Describe a process that was seen before, even if it has ended since."""
         known = self._described.get(pid)
         if known is not None and pid == self._test_pid:
             return known
-        process = describe(pid)
+        process = self._guesses.describe(pid)
         return process if process.command or known is None else known
 
     def _find(self, inode: int, socket_: tuple[int, int, Address, Address]) -> Found:
@@ -200,6 +246,13 @@ class Attribution:
         return inode, process
 
 
+def _open(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
 def _link(inode: int) -> str:
     return f"socket:[{inode}]"
 
@@ -210,16 +263,11 @@ def _parent_of(pid: int) -> int:
     return 0
 
 
-def _is(pid: int, descriptor: int, link: str) -> bool:
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{descriptor}") == link
-    except OSError:
-        return False
-
-
-def _descriptor_of(pid: int, link: str) -> int:
+def _descriptors_of(pid: int) -> dict[str, int]:
+    """Return what a process has open, by the link in its /proc/PID/fd."""
+    found = {}
     with contextlib.suppress(OSError):
-        for name in reversed(os.listdir(f"/proc/{pid}/fd")):
-            if _is(pid, int(name), link):
-                return int(name)
-    return -1
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found[os.readlink(f"/proc/{pid}/fd/{name}")] = int(name)
+    return found

@@ -23,6 +23,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -33,6 +34,15 @@ _BEFORE = dt.timedelta(days=2)
 _AFTER = dt.timedelta(days=30)
 _COMMON_NAME_LIMIT = 64
 _CACHED = 1000
+_OF_DATES = ("expired", "not yet valid")
+
+
+class _Signer(NamedTuple):
+    """What is needed of an issuer to sign a leaf."""
+
+    name: x509.Name
+    key: ec.EllipticCurvePrivateKey
+    authority_key: x509.AuthorityKeyIdentifier
 
 
 class _Issuer:
@@ -59,6 +69,10 @@ class _Issuer:
             .add_extension(identifier, critical=False)
             .sign(self.key, hashes.SHA256())
         )
+
+    @property
+    def signer(self) -> _Signer:
+        return _Signer(self.name, self.key, self.authority_key)
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,7 @@ class Authority:
         )
         self._secrets = ""
         self._cached = functools.lru_cache(_CACHED)(self._make_context)
+        self.leaf = functools.lru_cache(_CACHED)(self._make_leaf)
 
     @property
     def ca_pem(self) -> bytes:
@@ -114,6 +129,15 @@ class Authority:
         """Return a context with a leaf for `names` (DNS names, wildcards, addresses); cached."""
         return self._cached(names, alpn)
 
+    def bad_context(
+        self, names: tuple[str, ...], problem: str, *, alpn: tuple[str, ...] = ()
+    ) -> ssl.SSLContext:
+        """Return a context whose leaf is as bad as a `problem` of OpenSSL's says; cached.
+
+        It has expired, is not valid yet, is signed by itself, or by an issuer whom nobody knows.
+        """
+        return self._cached(names, alpn, problem)
+
     def mirror(self, der: bytes, *, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """Return a context with a leaf like the certificate `der`; cached.
 
@@ -121,8 +145,10 @@ class Authority:
         """
         return self._cached(der, alpn)
 
-    def _make_context(self, like: tuple[str, ...] | bytes, alpn: tuple[str, ...]) -> ssl.SSLContext:
-        leaf = self._leaf(_pattern_of(like) if isinstance(like, bytes) else self._pattern(like))
+    def _make_context(
+        self, like: tuple[str, ...] | bytes, alpn: tuple[str, ...], problem: str = ""
+    ) -> ssl.SSLContext:
+        leaf, _ = self.leaf(like, problem)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.num_tickets = 1  # enough to resume; OpenSSL's two are a tenth of the work
@@ -135,17 +161,41 @@ class Authority:
             context.load_cert_chain(path)
         return context
 
-    def _pattern(self, names: tuple[str, ...]) -> _Pattern:
+    def _make_leaf(
+        self, like: tuple[str, ...] | bytes, problem: str = ""
+    ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """Return a leaf for names, or like a certificate (DER), and its key; cached as `leaf`.
+
+        Raises `ValueError` when the certificate is malformed.
+        """
+        pattern = _pattern_of(like) if isinstance(like, bytes) else self._pattern(like, problem)
+        return self._leaf(pattern, self._signer(pattern, problem)), self._key
+
+    def _pattern(self, names: tuple[str, ...], problem: str) -> _Pattern:
         alternatives = _alternatives(names)
         name = str(alternatives[0].value)
-        return _Pattern(name, x509.SubjectAlternativeName(alternatives), *self._default)
+        begin, end = self._default
+        if "expired" in problem:
+            begin, end = begin - _AFTER, begin
+        elif "not yet valid" in problem:
+            begin, end = end, end + _AFTER
+        return _Pattern(name, x509.SubjectAlternativeName(alternatives), begin, end)
 
-    def _leaf(self, pattern: _Pattern) -> x509.Certificate:
+    def _signer(self, pattern: _Pattern, problem: str) -> _Signer:
+        if problem.startswith("self-signed certificate") and "chain" not in problem:
+            identifier = self._key_identifier
+            own = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+            return _Signer(_subject(pattern.name), self._key, own)
+        if problem and not any(words in problem for words in _OF_DATES):
+            return _Issuer("a CA whom nobody knows", self._default[0] + _BEFORE).signer
+        return self._issuer.signer
+
+    def _leaf(self, pattern: _Pattern, signer: _Signer) -> x509.Certificate:
         subject = _subject(pattern.name)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(self._issuer.name)
+            .issuer_name(signer.name)
             .public_key(self._public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(pattern.not_before)
@@ -154,11 +204,11 @@ class Authority:
             .add_extension(_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(self._key_identifier, critical=False)
-            .add_extension(self._issuer.authority_key, critical=False)
+            .add_extension(signer.authority_key, critical=False)
         )
         if pattern.alternatives is not None:
             builder = builder.add_extension(pattern.alternatives, critical=not len(subject.rdns))
-        return builder.sign(self._issuer.key, hashes.SHA256())
+        return builder.sign(signer.key, hashes.SHA256())
 
 
 def _pattern_of(der: bytes) -> _Pattern:

@@ -20,19 +20,39 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import msgspec
 
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
-from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Ignoring, Layer
+from pytest_netcapture.engine.growing import GrowingBody
+from pytest_netcapture.engine.layers.layer import (
+    BodySink,
+    Context,
+    Decision,
+    Endpoint,
+    Ignoring,
+    Layer,
+)
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
+from pytest_netcapture.engine.layers.raw_replay import RawReplayLayer
+from pytest_netcapture.engine.layers.sniff import begins_tls
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
-from pytest_netcapture.flows import Address, AnyFlow, FlowError, HttpFlow, TcpFlow
+from pytest_netcapture.flows import (
+    Address,
+    AnyFlow,
+    FlowError,
+    HttpFlow,
+    Origin,
+    ServiceFlow,
+    TcpFlow,
+    UdpFlow,
+)
 from pytest_netcapture.redirect.base import was_reset
 
 if TYPE_CHECKING:
@@ -44,8 +64,7 @@ _HIGH_WATER = 1 << 18
 SMALL_WINDOW = 1 << 14
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is."""
 
     namespace: int
@@ -56,13 +75,12 @@ class Plan:
     loopback: bool = False
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """A connection that the gate lets in; `server` is its socket if it was dialled."""
 
     plan: Plan
     server: socket.socket | None
-    flow: TcpFlow
+    flow: TcpFlow | UdpFlow
     owner: Owner
 
 
@@ -149,11 +167,11 @@ class _Server(_Side):
 class Connection:
     """The `Context` of a layer, live."""
 
-    def __init__(self, engine: Engine, client: socket.socket, pending: Pending) -> None:
+    def __init__(self, engine: Engine, client: socket.socket | None, pending: Pending) -> None:
         self.engine = engine
         self.plan = plan = pending.plan
         self.owner = pending.owner
-        self._connection_flow: TcpFlow | None = pending.flow
+        self._connection_flow: TcpFlow | UdpFlow | None = pending.flow
         name = plan.names[0] if plan.names else plan.address[0]
         self.endpoint = Endpoint(name, plan.address[1], names=plan.names)
         self.layer: Layer = OpeningLayer(self)
@@ -172,6 +190,12 @@ class Connection:
         self._client_reset = False
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
+        self.preamble = b""
+        """What a server is sent, and agrees to with one byte, before TLS begins."""
+        self.prelude: tuple[bytes, ...] = ()
+        """The lines that it is sent before TLS begins, after its greeting."""
+        self.inner: Callable[[Context], Layer] | None = None
+        """What makes the layer inside of TLS, where it is known."""
         self._left = 0
         self._resolved: tuple[Scope, bool] = (engine.scopes.session, False)
         self._resolved_at = -1
@@ -221,7 +245,16 @@ class Connection:
 
     @property
     def has_server(self) -> bool:
-        return self._server is not None or self._connecting
+        return self._server is not None or self._connecting or self._server_socket is not None
+
+    def take_waiting(self) -> list[tuple[socket.socket, bytes]]:
+        """Take what waits for a side that has no transport yet, with its socket."""
+        sides = ((self._client_socket, self._to_client), (self._server_socket, self._to_server))
+        return [(sock, data) for sock, out in sides if sock is not None and (data := out.take())]
+
+    def give_server_socket(self, sock: socket.socket) -> None:
+        """Use a socket that was connected late, before there are transports."""
+        self._server_socket = sock
 
     def take_server_socket(self) -> socket.socket | None:
         sock, self._server_socket = self._server_socket, None
@@ -252,6 +285,13 @@ class Connection:
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         self._outlet(side).then(function)
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        def due() -> None:
+            if not self.over:
+                function()
+
+        self.engine.loop.call_later(seconds, due)
+
     def eof_client(self) -> None:
         self._to_client.then(self._eof_client_now)
 
@@ -274,15 +314,21 @@ class Connection:
         if self._client is None:
             self._finish()
 
-    def give_up(self, reason: str) -> None:
-        """Reset a conversation that is on replay and on no cassette; its test must fail."""
+    def give_up(
+        self, reason: str, miss: Miss | None = None, flow: TcpFlow | UdpFlow | None = None
+    ) -> None:
+        """Reset a conversation that is on replay and cannot be played; its test must fail."""
         self.layer = Ignoring()
-        flow = self._connection_flow or TcpFlow()
-        if flow is not self._connection_flow:
-            self.begin(flow)
-        flow.reason = reason
+        if flow is None:
+            flow = self._connection_flow or TcpFlow()
+            flow.reason = reason
+            if flow is not self._connection_flow:
+                self.begin(flow)
         flow.process, flow.inode = self.owner.process(), self.owner.inode
-        self.engine.unreplayable(flow)
+        if miss is None:
+            self.engine.unreplayable(flow)
+        else:
+            self.engine.unlike(flow, miss)
         self.reset()
 
     def connect(self) -> None:
@@ -308,7 +354,7 @@ class Connection:
         return self.scope.plays
 
     def decide(self, flow: AnyFlow) -> Decision:
-        assert isinstance(flow, HttpFlow)
+        assert isinstance(flow, (HttpFlow, ServiceFlow))
         return self.engine.decide(self, flow)
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:
@@ -329,6 +375,8 @@ class Connection:
             flow.host, flow.port = self.endpoint.host, self.endpoint.port
         self._flows[id(flow)] = flow
         first, self._connection_flow = self._connection_flow, None
+        if isinstance(flow, TcpFlow):
+            flow.later = first is None
         same = first is not None and (first.scope == scope.id or isinstance(flow, TcpFlow))
         if first is not None and same:
             self.engine.scopes.replace(first, flow)
@@ -349,19 +397,105 @@ class Connection:
         self._flows.pop(id(flow), None)
         self.engine.recorded(flow)
 
+    def growing(self) -> GrowingBody:
+        scope = self.scope
+        window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20
+        return GrowingBody(lambda: self.engine.scopes.spool(scope), window)
+
+    def passed_on(self, flow: AnyFlow) -> bool:
+        scope, late = self._scope()
+        return scope.id != flow.scope and not late
+
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""
     ) -> None:
-        if self._server is None and not self._connecting and self.scope.plays:
-            self.give_up(reason)
+        if not self.has_server:
+            if self.scope.plays:
+                self._play_raw(reason, client_pending)
+                return
+            if isinstance(self.layer, RawReplayLayer):
+                self.layer = Ignoring()
+                self.reset()  # it was played until now, so no server knows of it
+                return
+        self._relay(reason, client_pending, server_pending)
+
+    def unplayed(
+        self, reason: str, miss: Miss, held: bytes | None, flow: TcpFlow | None = None
+    ) -> None:
+        if held is None or not self.scope.records:
+            self.give_up(reason, miss, flow)
             return
-        self.layer = RawLayer(self, reason=reason)
-        if self._server is None:
+        if flow is not None:
+            flow.origin, flow.turns, flow.sent = Origin.LIVE, [], 0
+        if not self.engine.blocks(self, flow):
+            self._relay(reason, held, b"", flow)
+
+    def silent(self) -> None:
+        """Give up a client without a server that waits for it to speak."""
+        reason = "the client waits for the server to speak first"
+        found = self.engine.script(self)
+        if isinstance(found, Miss):
+            found = msgspec.structs.replace(found, reason=f"{reason}; {found.reason}")
+            self.give_up(reason, found)
+        else:
+            self.give_up(reason)
+
+    @property
+    def speaks_first(self) -> bool:
+        """Tell whether a server that is played is to speak first."""
+        cassette = self.scope.cassette
+        if self.has_server or self._server_socket is not None or cassette is None:
+            return False
+        return cassette.speaks_first(self.kind, self.names, self.plan.address[1])
+
+    @property
+    def expects_client(self) -> bool:
+        """Tell whether what was recorded of this place begins with the client, when it likes."""
+        cassette = self.scope.cassette
+        port = self.plan.address[1]
+        return cassette is not None and any(
+            cassette.converses(kind, self.names, port) for kind in ("tcp", "tls")
+        )
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether anything was said on it that was understood, or another test's."""
+        return self._connection_flow is None
+
+    @property
+    def kind(self) -> str:
+        """What a conversation of bytes is on it: tcp, or tls if that was taken off."""
+        return "tls" if self.endpoint.tls else "tcp"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which this place may have been recorded."""
+        return (self.endpoint.host, *self.plan.names, self.plan.address[0])
+
+    def _play_raw(self, reason: str, pending: bytes) -> None:
+        script = self.engine.script(self)
+        if isinstance(script, Miss):
+            if begins_tls(pending):
+                self.give_up(reason)
+            else:
+                self.unplayed(reason, script, pending)
+            return
+        layer = RawReplayLayer(self, script, reason)
+        self.layer = layer
+        layer.begin()
+        if pending:
+            layer.client_data(pending)
+
+    def _relay(
+        self, reason: str, pending: bytes, heard: bytes, flow: TcpFlow | None = None
+    ) -> None:
+        self.layer = RawLayer(self, reason=reason, flow=flow)
+        if not self.has_server:
             self.connect()
-        if client_pending:
-            self.layer.client_data(client_pending)
-        if server_pending:
-            self.layer.server_data(server_pending)
+        if pending:
+            self.layer.client_data(pending)
+        if heard:
+            self.layer.server_data(heard)
 
     # ── what the transports say ──────────────────────────────────────────────────────────────
 

@@ -5,7 +5,10 @@
 2. Loopback connects finish in the kernel before connect(2) returns to us, so they are answered
    without waiting: the client's own connect stays fast.
 3. Nothing but loopback is dialled when the engine was told `upstream=loopback`: it is unreachable.
-4. `left_machine` counts packets sent to other machines (tcpi_segs_out of tcp(7), and datagrams).
+4. The handshake's last packet, which wakes the server, is held back until the client has its answer
+   (TCP_QUICKACK, tcp(7)): that the server accepts is known before. The kernel sends it by itself
+   after 0.2 s.
+5. `left_machine` counts packets sent to other machines (tcpi_segs_out of tcp(7), and datagrams).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper
 from pytest_netcapture.flows import Address, FlowError
@@ -37,8 +40,7 @@ Done = Callable[["socket.socket | None", "FlowError | None"], None]
 VERDICTS = {"refused": Verdict.REFUSE, "timeout": Verdict.DROP, "unreachable": Verdict.UNREACHABLE}
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One place to try: an address, in a namespace or (None) on the host."""
 
     address: Address
@@ -85,6 +87,8 @@ class Dialer:
         }
         self._stashed: EngineNamespace | None = None
         self._filling = False
+        self._spare: dict[socket.AddressFamily, socket.socket] | None = {}
+        """A host's socket of each family, made while nobody waits; None once closed."""
 
     def permitted(self, address: str) -> bool:
         return self._upstream != "loopback" or is_loopback(address)
@@ -103,7 +107,8 @@ class Dialer:
 
     def close(self) -> None:
         self._stashed = None
-        for sockets in self._stash.values():
+        spare, self._spare = self._spare or {}, None
+        for sockets in (*self._stash.values(), list(spare.values())):
             while sockets:
                 sockets.pop().close()
 
@@ -113,12 +118,23 @@ class Dialer:
         """Return a non-blocking socket born in `namespace`; one of the host when None."""
         family = family_of(address)
         if namespace is None:
-            return _socket(family, kind)
+            return self._of_host(family) if kind == socket.SOCK_STREAM else _socket(family, kind)
         if namespace is self._stashed and kind == socket.SOCK_STREAM and self._stash[family]:
             sock = self._stash[family].pop()
             self._loop.call_soon(self._refill)  # after this client has its answer
             return sock
         return namespace.run(lambda: _marked(family, kind))
+
+    def _of_host(self, family: socket.AddressFamily) -> socket.socket:
+        if self._spare is None:
+            return _socket(family, socket.SOCK_STREAM)
+        self._loop.call_soon(self._make_spare, family)
+        return self._spare.pop(family, None) or _socket(family, socket.SOCK_STREAM)
+
+    def _make_spare(self, family: socket.AddressFamily) -> None:
+        if self._spare is not None and family not in self._spare:
+            with contextlib.suppress(OSError):  # no descriptors: whoever needs one will say so
+                self._spare[family] = _socket(family, socket.SOCK_STREAM)
 
     def _try(self, candidates: list[Candidate], index: int, last: FlowError, done: Done) -> None:
         while index < len(candidates):
@@ -133,7 +149,7 @@ class Dialer:
             sock = self.make_socket(candidate.namespace, candidate.address[0])
             number = _attempt(sock, candidate.address)
             if number == 0:
-                done(sock, None)
+                _answer(done, sock)
                 return
             if number == errno.EINPROGRESS:
                 self._wait(sock, candidates, index, done)
@@ -149,7 +165,7 @@ class Dialer:
             self._loop.remove_writer(sock.fileno())
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if number == 0:
-                done(sock, None)
+                _answer(done, sock)
             else:
                 sock.close()
                 self._try(candidates, index, error_of(number), done)
@@ -186,7 +202,14 @@ def _socket(family: int, kind: int) -> socket.socket:
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if kind == socket.SOCK_STREAM:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
     return sock
+
+
+def _answer(done: Done, sock: socket.socket) -> None:
+    done(sock, None)
+    with contextlib.suppress(OSError):  # closed already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _marked(family: int, kind: int) -> socket.socket:

@@ -3,29 +3,28 @@
 1. A mapped name, and one that only HTTP recordings know, has a stable address of each family.
 2. The machine's own name is answered here: no recording should depend on what a machine is called.
 3. What the real resolver says is passed on unchanged, with its TTLs; no resolver is hard-coded.
+   A client that asks a server of its own choice (dig @ADDRESS) is answered by that one.
 4. With `upstream=loopback` only resolvers on loopback are asked.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING
 
 from pytest_netcapture.engine import pipeline
-from pytest_netcapture.engine.dialer import is_loopback
+from pytest_netcapture.engine.dialer import Candidate
+from pytest_netcapture.engine.dns_asking import Asked, Unanswered, ask
 from pytest_netcapture.engine.layers import dns as wire
-from pytest_netcapture.engine.layers.layer import Ignoring
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.flows import Address, DnsAnswer, DnsFlow, FlowError, Origin
+from pytest_netcapture.flows import DnsAnswer, DnsFlow, FlowError, Origin
+from pytest_netcapture.sandbox.resolver import NAMESERVER
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.attribution import Owner
-    from pytest_netcapture.engine.connection import Connection
     from pytest_netcapture.engine.main import Engine
 
 _TTL = 60
-_TIMEOUT = 5.0
 
 
 class DnsServer:
@@ -40,34 +39,49 @@ class DnsServer:
             socket.gethostname().lower().partition(".")[0],
         }
 
-    async def answer(
-        self, query: bytes, namespace: int, client: Address, owner: Owner, *, tcp: bool
-    ) -> bytes | None:
-        """Return the reply to `query` in wire form, or None when it is not even a query."""
+    async def answer(self, query: bytes, asked: Asked, owner: Owner) -> bytes | None:
+        """Return the reply to `query` in wire form, or None when it is not even a query.
+
+        Raises `Unanswered` when a server that the client has chosen does not answer.
+        """
         self._engine.control.catch_up()
         question = wire.parse_query(query)
         if question is None:
             return wire.format_error(query)
-        scope, late = self._engine.scopes.resolve(namespace, owner.is_test_process)
+        scope, late = self._engine.scopes.resolve(asked.namespace, owner.is_test_process)
         flow = DnsFlow(
-            name=question.name, type=question.type, host=question.name, port=53, client=client
+            name=question.name,
+            type=question.type,
+            host=question.name,
+            port=53,
+            client=asked.client,
+            server=self._chosen(asked),
+            transport=asked.transport,
         )
         flow.started = self._engine.now()
         if question.name in self._own_names:
             self._give(flow, self._own)
-            return wire.build_response(question, flow, tcp=tcp)
+            return wire.build_response(question, flow, tcp=asked.tcp)
         self._engine.scopes.add(scope, flow, late)
-        reply = await self._resolve(scope, flow, query, tcp=tcp)
+        reply = await self._resolve(scope, flow, query, asked)
         self._learn(flow)
         flow.ended = self._engine.now()
         flow.process, flow.inode = await self._engine.loop.run_in_executor(
             None, lambda: (owner.process(), owner.inode)
         )
         self._engine.recorded(flow, scope)
-        return reply or wire.build_response(question, flow, tcp=tcp)
+        if flow.server and flow.error is not None:
+            raise Unanswered(flow.error)
+        return reply or wire.build_response(question, flow, tcp=asked.tcp)
+
+    def _chosen(self, asked: Asked) -> str:
+        """Return which server the client has chosen, "" for one of resolv.conf."""
+        address = asked.server[0]
+        own = not asked.name and address in (NAMESERVER, *self._nameservers)
+        return "" if own else asked.name or address
 
     async def _resolve(
-        self, scope: Scope, flow: DnsFlow, query: bytes, *, tcp: bool
+        self, scope: Scope, flow: DnsFlow, query: bytes, asked: Asked
     ) -> bytes | None:
         """Fill in `flow`; return the reply when it is the real resolver's own."""
         if _is_loopback_reverse(flow.name):
@@ -75,14 +89,13 @@ class DnsServer:
                 "NXDOMAIN"  # RFC 6303 §4: nobody else's to answer, so never sent nor blocked
             )
             return None
-        recorded, problem = pipeline.decide_dns(scope, flow)
+        names = self._engine.names.of(asked.server[0])
+        recorded, problem = pipeline.decide_dns(scope, flow, asked.server, names)
         if recorded is not None:
             flow.origin = Origin.PLAYED
-            flow.rcode, flow.answers, flow.error = (
-                recorded.rcode,
-                list(recorded.answers),
-                recorded.error,
-            )
+            flow.rcode, flow.answers = recorded.rcode, list(recorded.answers)
+            flow.authority, flow.additional = list(recorded.authority), list(recorded.additional)
+            flow.error, flow.truncated = recorded.error, recorded.truncated
         elif problem is not None:
             flow.rcode = "NXDOMAIN"
             self._engine.scopes.problem(scope, problem)
@@ -91,7 +104,7 @@ class DnsServer:
                 flow, {k: self._engine.names.give(flow.name, v) for k, v in (("A", 4), ("AAAA", 6))}
             )
         else:
-            return await self._forward(scope, flow, query, tcp=tcp)
+            return await self._forward(scope, flow, query, asked)
         return None
 
     def _is_given(self, scope: Scope, name: str) -> bool:
@@ -106,26 +119,43 @@ class DnsServer:
         flow.answers = [DnsAnswer(flow.name, flow.type, _TTL, address)] if address else []
 
     async def _forward(
-        self, scope: Scope, flow: DnsFlow, query: bytes, *, tcp: bool
+        self, scope: Scope, flow: DnsFlow, query: bytes, asked: Asked
     ) -> bytes | None:
-        servers = [s for s in self._nameservers if self._engine.dialer.permitted(s)]
-        for server in servers:
-            if not is_loopback(server):
-                self._engine.left_machine(1)
-            reply = await self._ask(server, query, tcp=tcp)
-            if reply is not None:
-                wire.fill_from_response(flow, reply)
-                return self._filtered(scope, flow, reply)
-        flow.rcode = "SERVFAIL"
-        flow.error = FlowError("timeout" if servers else "unreachable", "no name server answered")
-        return None
+        try:
+            reply = await self._ask(scope, flow, query, asked)
+        except Unanswered as failed:
+            flow.error = failed.error
+            flow.rcode = "" if flow.server else "SERVFAIL"
+            return None
+        wire.fill_from_response(flow, reply)
+        return self._filtered(scope, flow, reply)
+
+    async def _ask(self, scope: Scope, flow: DnsFlow, query: bytes, asked: Asked) -> bytes:
+        """Ask whom the client asked: a server of its choice, or those of resolv.conf in turn."""
+        engine = self._engine
+        if asked.ask is not None:
+            return await asked.ask(query)
+        if flow.server:
+            names = engine.names.of(asked.server[0])
+            settings = scope.settings
+            candidates = engine.candidates(asked.namespace, names, asked.server, settings)
+            return await ask(engine, candidates, query, tcp=asked.tcp)
+        unanswered = Unanswered(FlowError("unreachable", "no name server answered"))
+        for server in self._nameservers:
+            if engine.dialer.permitted(server):
+                try:
+                    return await ask(engine, [Candidate((server, 53))], query, tcp=asked.tcp)
+                except Unanswered:
+                    unanswered = Unanswered(FlowError("timeout", "no name server answered"))
+        raise unanswered
 
     def _filtered(self, scope: Scope, flow: DnsFlow, reply: bytes) -> bytes | None:
         """Judge the answer where CIDR patterns are what may allow the name."""
         addresses = [a.data for a in flow.answers if a.type in self._own]
         settings = scope.settings
         if (
-            not settings.block
+            flow.server
+            or not settings.block
             or not addresses
             or not pipeline.name_only_by_address(settings, flow.name)
         ):
@@ -142,13 +172,6 @@ class DnsServer:
         flow.rcode, flow.answers = "NXDOMAIN", []
         return None
 
-    async def _ask(self, server: str, query: bytes, *, tcp: bool) -> bytes | None:
-        ask = _ask_tcp if tcp else _ask_udp
-        try:
-            return await asyncio.wait_for(ask(server, query), _TIMEOUT)
-        except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
-            return None
-
     def _learn(self, flow: DnsFlow) -> None:
         for answer in flow.answers:
             if answer.type in self._own:
@@ -158,69 +181,3 @@ class DnsServer:
 def _is_loopback_reverse(name: str) -> bool:
     """Tell whether `name` asks who 127.0.0.0/8 or ::1 is, as http.server does when it binds."""
     return name.endswith(".127.in-addr.arpa") or name == "1." + "0." * 31 + "ip6.arpa"
-
-
-class QueryLayer(Ignoring):
-    """Name queries over TCP (RFC 7766): framed, several at once, answered as they are ready.
-
-    There is no server to hear from: we are it.
-    """
-
-    def __init__(self, connection: Connection, engine: Engine) -> None:
-        self._connection = connection
-        self._engine = engine
-        self._framing = wire.TcpFraming()
-
-    def client_data(self, data: bytes) -> None:
-        for query in self._framing.feed(data):
-            self._engine.spawn(self._answer(query))
-
-    def client_eof(self) -> None:
-        self._connection.close()
-
-    def aborted(self, side: str, error: FlowError) -> None:  # noqa: ARG002 (a layer's signature)
-        self._connection.close()
-
-    async def _answer(self, query: bytes) -> None:
-        plan, owner = self._connection.plan, self._connection.owner
-        reply = await self._engine.dns.answer(query, plan.namespace, plan.client, owner, tcp=True)
-        if reply is None:
-            self._connection.reset()
-        else:
-            self._connection.to_client(wire.frame(reply))
-
-
-class _Answer(asyncio.DatagramProtocol):
-    def __init__(self, identity: bytes) -> None:
-        self._identity = identity
-        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 (asyncio's)
-        if data[:2] == self._identity and not self.future.done():
-            self.future.set_result(data)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(exc)
-
-
-async def _ask_udp(server: str, query: bytes) -> bytes:
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(
-        lambda: _Answer(query[:2]), remote_addr=(server, 53)
-    )
-    try:
-        transport.sendto(query)
-        return await protocol.future
-    finally:
-        transport.close()
-
-
-async def _ask_tcp(server: str, query: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(server, 53)
-    try:
-        writer.write(len(query).to_bytes(2, "big") + query)
-        size = int.from_bytes(await reader.readexactly(2), "big")
-        return await reader.readexactly(size)
-    finally:
-        writer.close()

@@ -15,7 +15,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_netcapture.engine.layers.sniff import ClientHello, NeedMore, parse_client_hello
+from pytest_netcapture.engine.layers.opening import PATIENCE
+from pytest_netcapture.engine.layers.sniff import HEAD, ClientHello, NeedMore, parse_client_hello
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Connection
@@ -47,6 +48,19 @@ def has_left(sock: socket.socket) -> bool:
     asked = select.poll()
     asked.register(sock, select.POLLRDHUP)
     return bool(asked.poll(0))
+
+
+def peeked(sock: socket.socket, size: int) -> bytes | None:
+    """Return what can be read; b"" at the end, or after a reset; None while there is nothing.
+
+    A reset is left for the transport: recv(2) would tell of it once only.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    found = dict(poll.poll(0)).get(sock.fileno(), 0)
+    if found & select.POLLERR:
+        return b""
+    return sock.recv(size, socket.MSG_PEEK) if found else None
 
 
 class Vigil:
@@ -83,9 +97,10 @@ async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes
     """Peek at the first bytes; b"" when the client ends or is silent, or the server speaks."""
     with contextlib.suppress(BlockingIOError, ConnectionError):
         return sock.recv(PEEK, socket.MSG_PEEK)
-    patience = None if connection.server_socket is not None else FIRST_BYTES_TIMEOUT
+    waits = connection.server_socket is not None or connection.expects_client
+    patience = None if waits else FIRST_BYTES_TIMEOUT
     if not await _any_readable(loop, _descriptors(connection, sock), patience):
-        connection.give_up("the client waits for the server to speak first: that is not replayed")
+        connection.silent()
         return b""
     try:
         return sock.recv(PEEK, socket.MSG_PEEK)
@@ -94,14 +109,17 @@ async def _peek(loop: Any, connection: Connection, sock: socket.socket) -> bytes
 
 
 async def _wait_for(loop: Any, connection: Connection, sock: socket.socket, have: int) -> bool:
-    """Wait until more than `have` bytes can be read; False when either side ends before."""
+    """Wait until more than `have` bytes can be read; False when either side ends before.
+
+    What is too short to be told from TLS is not waited for long: its client may wait, too.
+    """
     with select.epoll() as arrivals:
         try:
             arrivals.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
             arrivals.poll(0)  # what is there by now
             if len(sock.recv(PEEK, socket.MSG_PEEK)) <= have and not has_left(sock):
                 watched = [arrivals.fileno(), *_descriptors(connection, sock)[1:]]
-                await _any_readable(loop, watched)
+                await _any_readable(loop, watched, PATIENCE if have < HEAD else None)
             return len(sock.recv(PEEK, socket.MSG_PEEK)) > have
         except OSError:
             return False

@@ -16,6 +16,7 @@ from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.flows import Address
 from pytest_netcapture.messages import EngineOptions, SeccompOptions
 from pytest_netcapture.redirect.base import Redirector
+from pytest_netcapture.redirect.kernel import OWN_V4, OWN_V6
 from pytest_netcapture.redirect.owners import Owners
 from pytest_netcapture.redirect.seccomp import SeccompRedirector
 from pytest_netcapture.redirect.seccomp_ancestor import AncestorsMemory
@@ -100,7 +101,7 @@ def _namespaces(
     hopper: Hopper,
 ) -> Ground:
     attribution = Attribution(redirector.owners, options.parent_pid)
-    own = {"A": "192.0.2.1", "AAAA": "2001:db8::1"}
+    own = {"A": OWN_V4, "AAAA": OWN_V6}
     return Ground(redirector, Pool(loop, hopper, redirector), attribution, own)
 
 

@@ -10,7 +10,8 @@
    curl_cffi, fingerprints in urllib3 and aiohttp) looks like one that only tries the port: it is
    not taken for a refusal.
 4. A server's bad certificate is what failed, whatever its client says of the mirrored one.
-5. The client gets the protocol (ALPN) that the server chose; without a server, the one in which the
+5. On replay a server's failure is what its recording says: as bad a certificate, the same alert.
+6. The client gets the protocol (ALPN) that the server chose; without a server, the one in which the
    host was recorded. A server that is dialled later is asked for that one only.
 """
 
@@ -22,23 +23,32 @@ import errno
 import functools
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_netcapture.engine.connection import Connection
+from pytest_netcapture.engine.dns_layers import DOT_PORT, TlsQueryLayer
 from pytest_netcapture.engine.first_bytes import Vigil, has_left
-from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in
+from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in, record_of
 from pytest_netcapture.engine.layers.layer import Layer
-from pytest_netcapture.engine.layers.opening import OpeningLayer
+from pytest_netcapture.engine.layers.opening import SERVER_FIRST, OpeningLayer
 from pytest_netcapture.engine.layers.sniff import TLS_1_2, TLS_1_3, ClientHello
+from pytest_netcapture.engine.layers.tls_refusal import TlsRefusal
 from pytest_netcapture.engine.layers.tls_relay import TlsRelay
 from pytest_netcapture.engine.opaque import Opaque
 from pytest_netcapture.engine.upstream_tls import Offer, Upstream, UpstreamTlsError, describe
-from pytest_netcapture.flows import FlowError, TlsFailure
+from pytest_netcapture.flows import FlowError, Origin, TlsFailure
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
 
-H2, HTTP1 = "h2", "http/1.1"
+H2, HTTP1, POSTGRESQL = "h2", "http/1.1", "postgresql"
+
+
+class Bad(NamedTuple):
+    """What is wrong with a server's certificate, and the certificate if it was seen."""
+
+    problem: str
+    certificate: bytes
 
 
 class Interception:
@@ -55,6 +65,8 @@ class Interception:
             await self._relay(connection, reason)
         elif connection.server_socket is not None:
             await self._server_first(connection, hello)
+        elif failure := _recorded_failure(connection):
+            await self._fail_again(connection, hello, failure)
         else:
             await self._client_only(connection, hello)
 
@@ -88,7 +100,8 @@ class Interception:
             self._gone_early(connection)
             return
         connection.adopt_upstream(upstream)
-        await self._client_side(connection, context, upstream.problem)
+        bad = Bad(upstream.problem, upstream.certificate) if upstream.problem else None
+        await self._client_side(connection, context, bad)
 
     async def _handshake(
         self, connection: Connection, sock: socket.socket, name: str, offer: Offer
@@ -129,48 +142,71 @@ class Interception:
     # ── the client ───────────────────────────────────────────────────────────────────────────
 
     async def _client_only(self, connection: Connection, hello: ClientHello) -> None:
-        plan = connection.plan
-        names = (hello.sni,) if hello.sni else tuple(dict.fromkeys((*plan.names, plan.address[0])))
+        names = _names(connection)
         connection.endpoint.tls = True
         connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
         context = self._engine.authority.server_context(names, alpn=_agreed(connection))
         await self._client_side(connection, context)
 
+    async def _fail_again(
+        self, connection: Connection, hello: ClientHello, failure: TlsFailure
+    ) -> None:
+        """Play a handshake that failed on the server's side."""
+        if not failure.is_of_certificate:
+            _failure(connection, "server", failure.detail)
+            await start(connection, TlsRefusal(connection, record_of(failure.detail)))
+            return
+        names = _names(connection)
+        connection.endpoint.tls = True
+        connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
+        authority, alpn = self._engine.authority, _agreed(connection)
+        if failure.certificate:
+            context = authority.mirror(failure.certificate, alpn=alpn)
+        else:
+            context = authority.bad_context(names, failure.detail, alpn=alpn)
+        await self._client_side(connection, context, Bad(failure.detail, failure.certificate))
+
     async def _client_side(
-        self, connection: Connection, context: ssl.SSLContext, problem: str = ""
+        self, connection: Connection, context: ssl.SSLContext, bad: Bad | None = None
     ) -> None:
         if connection.tls_name:
             connection.endpoint.host = connection.tls_name.lower().rstrip(".")
-        silent = functools.partial(self._silent, connection, problem)
+        silent = functools.partial(self._silent, connection, bad)
         try:
-            await start(connection, OpeningLayer(connection, silent), context)
+            layer: Layer = OpeningLayer(connection, silent, connection.inner)
+            if connection.plan.address[1] == DOT_PORT:
+                layer = TlsQueryLayer(connection, self._engine)
+            await start(connection, layer, context)
+            if connection.speaks_first and not connection.over:
+                connection.become_raw(SERVER_FIRST)
         except (ssl.SSLError, OSError, asyncio.TimeoutError) as failed:
             error = failed
             if describe(failed) == HUNG_UP:  # else it said why before
                 error = connection.client_reset_error() or failed
-            self._refused(connection, error, problem)
+            self._refused(connection, error, bad)
             connection._client_reset = getattr(error, "errno", None) == errno.ECONNRESET
             connection.reset()  # and the server's side as the client ended its own
 
-    def _refused(self, connection: Connection, error: Exception, problem: str) -> None:
+    def _refused(self, connection: Connection, error: Exception, bad: Bad | None) -> None:
         """Note how a handshake with the client ended."""
         detail = describe(error)
-        if problem:
-            _failure(connection, "server", problem)
+        if bad:
+            _failure(connection, "server", *bad)
             return
         if detail == HUNG_UP or detail in OF_CERTIFICATES:
             self.opaque.refused(connection, detail)
         _failure(connection, "client", detail)
 
-    def _silent(self, connection: Connection, problem: str, error: str) -> bool:
+    def _silent(self, connection: Connection, bad: Bad | None, error: str) -> bool:
         """Note that a client ended after the handshake without a word; tell if that is failing."""
         alert = alert_in(error)
-        if not problem and not alert:
-            return False
-        if not problem and alert in OF_CERTIFICATES:
-            self.opaque.refused(connection, alert)
-        _failure(connection, "server" if problem else "client", problem or alert)
-        return True
+        if bad:
+            _failure(connection, "server", *bad)
+        elif alert:
+            if alert in OF_CERTIFICATES:
+                self.opaque.refused(connection, alert)
+            _failure(connection, "client", alert)
+        return bool(bad or alert)
 
     def _gone_early(self, connection: Connection) -> None:
         """Note that the client did not wait for a certificate."""
@@ -204,6 +240,8 @@ def _recorded_protocol(connection: Connection, offered: tuple[str, ...], host: s
     cassette = connection.scope.cassette
     port = connection.plan.address[1]
     recorded = cassette.http_versions(host, port) if cassette is not None else set()
+    if POSTGRESQL in offered:
+        return POSTGRESQL
     if H2 in offered and ("2" in recorded or HTTP1 not in offered):
         return H2
     return HTTP1 if HTTP1 in offered else ""
@@ -214,9 +252,27 @@ def _agreed(connection: Connection) -> tuple[str, ...]:
     return (connection.endpoint.alpn,) if connection.endpoint.alpn else ()
 
 
-def _failure(connection: Connection, side: str, detail: str) -> None:
+def _names(connection: Connection) -> tuple[str, ...]:
+    plan, name = connection.plan, connection.tls_name
+    return (name,) if name else tuple(dict.fromkeys((*plan.names, plan.address[0])))
+
+
+def _places(connection: Connection) -> tuple[str, ...]:
+    return *_names(connection), connection.plan.address[0]
+
+
+def _recorded_failure(connection: Connection) -> TlsFailure | None:
+    cassette, port = connection.scope.cassette, connection.plan.address[1]
+    return cassette.tls_failure(_places(connection), port) if cassette is not None else None
+
+
+def _failure(connection: Connection, side: str, detail: str, certificate: bytes = b"") -> None:
     sni, error = connection.tls_name, FlowError("tls", detail)
-    flow = TlsFailure(side=side, sni=sni, detail=detail, error=error)
+    flow = TlsFailure(side=side, sni=sni, detail=detail, error=error, certificate=certificate)
+    cassette, port = connection.scope.cassette, connection.plan.address[1]
+    if not connection.has_server and cassette and cassette.tls_failed(_places(connection), port):
+        flow.origin = Origin.PLAYED
+        connection.scope.counts.played += 1
     connection.begin(flow)
     connection.record(flow)
 

@@ -26,6 +26,7 @@ import msgspec
 import uvloop
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
+from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.engine import grounds, pipeline
 from pytest_netcapture.engine.attribution import TCP
 from pytest_netcapture.engine.authority import Authority
@@ -50,9 +51,21 @@ from pytest_netcapture.engine.requests import Requests
 from pytest_netcapture.engine.scopes import Scope, Scopes
 from pytest_netcapture.engine.upstream_tls import UpstreamTls
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.flows import AnyFlow, FlowError, HttpFlow, Origin, Problem, TcpFlow
+from pytest_netcapture.flows import (
+    AnyFlow,
+    FlowError,
+    HttpFlow,
+    Origin,
+    Problem,
+    RawFlow,
+    ServiceFlow,
+    TcpFlow,
+    UdpFlow,
+)
 from pytest_netcapture.messages import EngineOptions, Page, Ready
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.kernel import OWN_V4, OWN_V6
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.processes import describe
 from pytest_netcapture.settings import Settings
 
@@ -61,8 +74,11 @@ _UNREADABLE = (
     "made itself undumpable, or Yama forbids it"
 )
 _TPROXY = "run where namespaces may be made: see netcapture doctor"
-_ONLY_HTTP = "only HTTP and DNS are replayed: let the test reach its server"
-OWN = ("192.0.2.1", "2001:db8::1")
+_OPAQUE = (
+    "what is not decrypted cannot be replayed: let the test reach its server, or see "
+    "docs/limits.md on what has it decrypted"
+)
+OWN = (OWN_V4, OWN_V6)
 
 
 class Engine:
@@ -72,6 +88,7 @@ class Engine:
         from pytest_netcapture.redirect.addresses import own_addresses
 
         self.loop: Any = loop
+        self.poller = Poller(loop)
         self.options = options
         page = Page(options.page_fd)
         self.scopes = Scopes(options.settings, page, options.runtime_dir)
@@ -126,7 +143,7 @@ class Engine:
         self.dialer = Dialer(
             self.loop, self.hopper, self.attribution.listens, self.options.upstream
         )
-        self.redirector.start(self.loop, self)
+        self.redirector.start(self.loop, self, self.poller)
 
     async def _first_namespace(self) -> EngineNamespace:
         try:
@@ -177,6 +194,7 @@ class Engine:
         self.attribution.close()
         self.pool.close()
         self.redirector.stop()
+        self.poller.close()
         self.control.close()
         self._remove_runtime_dir()
 
@@ -437,9 +455,12 @@ class Engine:
 
     # ── what connections report ──────────────────────────────────────────────────────────────
 
-    def decide(self, connection: Connection, flow: HttpFlow) -> Decision:
-        scope = self.scopes.get(flow.scope)
-        decision, problem = pipeline.decide_http(scope, flow, connection.plan.address[0])
+    def decide(self, connection: Connection, flow: HttpFlow | ServiceFlow) -> Decision:
+        scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
+        if isinstance(flow, ServiceFlow):
+            decision, problem = pipeline.decide_service(scope, flow, address)
+        else:
+            decision, problem = pipeline.decide_http(scope, flow, address)
         return self._decided(connection, flow, decision, problem)
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
@@ -448,7 +469,11 @@ class Engine:
         return None if found is None else self._decided(connection, flow, *found)
 
     def _decided(
-        self, connection: Connection, flow: HttpFlow, decision: Decision, problem: Problem | None
+        self,
+        connection: Connection,
+        flow: HttpFlow | ServiceFlow,
+        decision: Decision,
+        problem: Problem | None,
     ) -> Decision:
         scope = self.scopes.get(flow.scope)
         if problem is not None:
@@ -470,7 +495,7 @@ class Engine:
         """Count a flow that is final, and put it on the cassette."""
         scope = scope or self.scopes.find(flow.scope)
         if scope is not None:
-            if isinstance(flow, HttpFlow):
+            if isinstance(flow, (HttpFlow, RawFlow, ServiceFlow)):
                 scope.memory += _in_memory(flow)
             if scope.records and flow.origin is Origin.LIVE and not _left_alone(flow):
                 assert scope.cassette is not None
@@ -479,14 +504,35 @@ class Engine:
                 self.requests.flush_soon(scope, flow)
         self.scopes.changed()
 
-    def unreplayable(self, flow: TcpFlow) -> None:
+    def unreplayable(self, flow: TcpFlow | UdpFlow) -> None:
         """Fail the test for a conversation that no cassette can play."""
-        self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_ONLY_HTTP))
+        self.unlike(flow, Miss(MissKind.NEVER, flow.reason, advice=_OPAQUE))
 
     def unlike(self, flow: AnyFlow, miss: Miss) -> None:
         """Fail the test for what is not as it was recorded."""
         scope = self.scopes.find(flow.scope) or self.scopes.session
         self.scopes.problem(scope, pipeline.unmatched(flow, miss))
+
+    def script(self, connection: Connection) -> Script | Miss:
+        """Return what is to be played on a connection whose protocol is not decoded."""
+        scope = connection.scope
+        assert scope.cassette is not None
+
+        def began() -> None:
+            scope.counts.played += 1
+
+        names, port = connection.names, connection.plan.address[1]
+        later = connection.has_begun
+        return scope.cassette.script(connection.kind, names, port, began, later=later)
+
+    def blocks(self, connection: Connection, flow: TcpFlow | None) -> bool:
+        """Reset a connection that may not be dialled late, and say so; else return False."""
+        plan, scope = connection.plan, connection.scope
+        reason = pipeline.allowed(scope.settings, connection.names, *plan.address)
+        if reason:
+            self.scopes.problem(scope, pipeline.blocked(flow or self._tcp_flow(plan), reason))
+            connection.reset()
+        return bool(reason)
 
     def gone(self, connection: Connection) -> None:
         self.connections.discard(connection)
@@ -500,6 +546,8 @@ class Engine:
         flow.error, flow.origin = error, origin
         flow.reason = "loopback" if plan.loopback else ""
         self.add(plan, flow)
+        if error is not None:
+            flow.ended = flow.started
         self.recorded(flow)
 
     @staticmethod
@@ -508,12 +556,16 @@ class Engine:
         return TcpFlow(host=host, port=plan.address[1], address=plan.address)
 
 
-def _in_memory(flow: HttpFlow) -> int:
+def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
+    if isinstance(flow, ServiceFlow):
+        return len(flow.sent) + len(flow.answer)
+    if isinstance(flow, RawFlow):
+        return len(flow.outgoing.data) + len(flow.incoming.data)
     return len(flow.request.body.data) + (len(flow.response.body.data) if flow.response else 0)
 
 
 def _left_alone(flow: AnyFlow) -> bool:
-    return isinstance(flow, TcpFlow) and flow.reason == "loopback"
+    return isinstance(flow, RawFlow) and flow.reason == "loopback"
 
 
 def _raise_descriptor_limit() -> None:

@@ -2,6 +2,7 @@
 
 1. The ClientHello is read by peeking, so the transport that does TLS gets it whole.
 2. What begins with one goes through `Interception`; what does not, to the layer that looks further.
+3. A PostgreSQL client asks before its ClientHello whether it may send one: encryption.py.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
+from pytest_netcapture.engine.clear_text import catch_up, speak
 from pytest_netcapture.engine.connection import Connection
-from pytest_netcapture.engine.dns_server import QueryLayer
-from pytest_netcapture.engine.first_bytes import client_hello
+from pytest_netcapture.engine.dns_layers import QueryLayer
+from pytest_netcapture.engine.encryption import Encryption
+from pytest_netcapture.engine.first_bytes import client_hello, peeked
 from pytest_netcapture.engine.interception import Interception, start
+from pytest_netcapture.engine.layers.opening import GREETERS, SERVER_FIRST
+from pytest_netcapture.engine.layers.smtp import SmtpLayer, greets_like_smtp
+from pytest_netcapture.engine.layers.sniff import ClientHello
+from pytest_netcapture.engine.opaque import Opaque
 from pytest_netcapture.engine.upstream_tls import UpstreamTlsError
 from pytest_netcapture.flows import FlowError
 
@@ -21,6 +28,11 @@ if TYPE_CHECKING:
     from pytest_netcapture.engine.main import Engine
 
 DNS_PORT = 53
+
+
+def _greets(server: socket.socket | None) -> bool:
+    """Tell whether a server has said something that SMTP begins with."""
+    return server is not None and greets_like_smtp(peeked(server, 4) or b"")
 
 
 class DialError(OSError):
@@ -37,24 +49,76 @@ class Opener:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._interception = Interception(engine)
+        self._encryption = Encryption(engine)
 
     @property
     def undecrypted(self) -> dict[str, str]:
         """The places that were relayed undecrypted unasked, and why."""
         return self._interception.opaque.named
 
+    @property
+    def opaque(self) -> Opaque:
+        return self._interception.opaque
+
     async def open(self, connection: Connection) -> None:
         """See the first bytes of `connection` and set its layer going."""
         if connection.plan.address[1] == DNS_PORT:
             await connection.start(QueryLayer(connection, self._engine))
             return
+        if connection.server_socket is None and await self._greet(connection):
+            return
+        if connection.speaks_first:
+            await start(connection)
+            connection.become_raw(SERVER_FIRST)
+            return
         hello = await client_hello(self._engine.loop, connection)
+        if hello is None and _greets(connection.server_socket):
+            hello = await self._speak(connection)
+            if hello is None:
+                return
+        while hello is None and await self._encryption.asked(connection):
+            hello = await client_hello(self._engine.loop, connection)
         if connection.over:
             return
         if hello is None:
             await start(connection)
         else:
             await self._interception.open(connection, hello)
+
+    async def _greet(self, connection: Connection) -> bool:
+        """Play a server that speaks first, or dial one; tell whether it is played."""
+        scope, plan = connection.scope, connection.plan
+        cassette = scope.cassette
+        service = cassette.greeting(plan.names, *plan.address) if cassette and scope.plays else ""
+        if not service:
+            return False
+        if scope.records:
+            try:
+                connection.give_server_socket(await self.dial(connection))
+            except OSError:
+                connection.reset()
+            return connection.server_socket is None
+        layer = GREETERS[service](connection)
+        if isinstance(layer, SmtpLayer):
+            hello = await self._speak(connection)
+            if hello is not None:
+                await self._interception.open(connection, hello)
+            return True
+        await start(connection, layer)
+        layer.begin()
+        return True
+
+    async def _speak(self, connection: Connection) -> ClientHello | None:
+        """Speak SMTP until TLS begins; return the hello, or None when transports have it."""
+        layer = SmtpLayer(connection)
+        if await speak(self._engine.loop, connection, layer):
+            hello = await client_hello(self._engine.loop, connection)
+            if hello is not None:
+                connection.inner = SmtpLayer
+                return hello
+        if not connection.over and connection.client_socket is not None:
+            await start(connection, connection.layer)
+        return None
 
     def connect(self, connection: Connection) -> None:
         """Dial the server late, for an exchange that is to be forwarded."""
@@ -72,7 +136,11 @@ class Opener:
                 future.set_result(sock)
 
         self._engine.dialer.dial(candidates, done)
-        return await future
+        sock = await future
+        await self._encryption.ask_again(connection, sock)
+        if connection.prelude:
+            await catch_up(self._engine.loop, sock, connection.prelude)
+        return sock
 
     async def _connect(self, connection: Connection) -> None:
         try:

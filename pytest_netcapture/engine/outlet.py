@@ -3,7 +3,8 @@
 1. Before there is a transport, and behind a stream that is being written, writes wait in order.
 2. A stream's pieces are taken one by one while the transport is not full, so a large body is never
    in memory whole.
-3. `then` runs a function when everything before it has been handed to the transport.
+3. A `Pause` among a stream's pieces holds the queue back for as long.
+4. `then` runs a function when everything before it has been handed to the transport.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+
+from pytest_netcapture.engine.layers.played_body import Pause
 
 
 class Outlet:
@@ -22,6 +25,7 @@ class Outlet:
         self.waiting = 0
         """Bytes that wait for a transport, streams not counted."""
         self._queue: deque[Iterator[bytes] | Callable[[], None]] = deque()
+        self._paused = False
 
     def __bool__(self) -> bool:
         """Tell whether anything waits."""
@@ -55,7 +59,7 @@ class Outlet:
 
     def pump(self) -> None:
         """Write what waits until the transport is full."""
-        while self._queue and self.transport is not None and not self.full:
+        while self._queue and self.transport is not None and not (self.full or self._paused):
             first = self._queue[0]
             if callable(first):
                 self._queue.popleft()
@@ -66,10 +70,27 @@ class Outlet:
                 self._queue.popleft()
             elif self.transport.is_closing():
                 self.clear()
+            elif isinstance(piece, Pause):
+                self._paused = True
+                asyncio.get_running_loop().call_later(piece.seconds, self._go_on)
             else:
                 self.transport.write(piece)
         if not self._queue:
             self.waiting = 0
+
+    def _go_on(self) -> None:
+        self._paused = False
+        self.pump()
+
+    def take(self) -> bytes:
+        """Take the bytes that wait for a transport, up to where there is something else to do."""
+        taken = []
+        while self._queue and not callable(first := self._queue[0]):
+            taken += list(first)
+            self._queue.popleft()
+        data = b"".join(taken)
+        self.waiting = max(self.waiting - len(data), 0)
+        return data
 
     def clear(self) -> None:
         for waiting in self._queue:

@@ -5,13 +5,26 @@ Pure decisions over a scope's settings and cassette; the callers do the I/O and 
 
 from __future__ import annotations
 
+from functools import partial
+
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Forward, Play
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.flows import AnyFlow, DnsFlow, HttpFlow, Origin, Problem, WebSocketFlow
+from pytest_netcapture.flows import (
+    Address,
+    AnyFlow,
+    DnsFlow,
+    HttpFlow,
+    Origin,
+    Problem,
+    ServiceFlow,
+    WebSocketFlow,
+)
 from pytest_netcapture.settings import HostMapping, HostPattern, Settings
+
+_OF_CONNECTIONS = ("A", "AAAA", "HTTPS")
 
 
 def allowed(settings: Settings, names: tuple[str, ...], address: str, port: int) -> str:
@@ -45,6 +58,8 @@ def mapping_for(
     settings: Settings, names: tuple[str, ...], address: str, port: int
 ) -> HostMapping | None:
     """Return the first mapping for a connection; the one with a port wins."""
+    if not settings.map_host:
+        return None
     found = [m for m in settings.map_host for name in (*names, address) if m.applies(name, port)]
     return max(found, key=lambda m: m.from_port, default=None)
 
@@ -91,10 +106,32 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
         found = cassette.play_http(flow.request)
         if not isinstance(found, Miss):
             scope.counts.played += 1
-            return _play(cassette, found), None
+            return _play(scope, cassette, found), None
         if not scope.records:
             return Deny(Origin.UNMATCHED), unmatched(flow, found)
     return _forward(scope, flow, address)
+
+
+def decide_service(
+    scope: Scope, flow: ServiceFlow, address: str
+) -> tuple[Decision, Problem | None]:
+    """Decide on one exchange with a database or broker.
+
+    A session is live or played as a whole: where anything may be recorded it is live.
+    """
+    if scope.sealed:
+        return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
+    cassette = scope.cassette
+    if cassette is not None and scope.plays and not scope.records:
+        found = cassette.play_service(flow)
+        if isinstance(found, Miss):
+            quiet = "quiet" in flow.notes
+            return Deny(Origin.UNMATCHED), None if quiet else unmatched(flow, found)
+        scope.counts.played += 1
+        compare = partial(cassette.compare_sent, found)
+        return Play(exchange=found, error=found.error, compare=compare), None
+    reason = allowed(scope.settings, (flow.host,), address, flow.port)
+    return (Deny(), blocked(flow, reason)) if reason else (Forward(), None)
 
 
 def decide_early(
@@ -124,27 +161,46 @@ def _forward(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Prob
     return Forward(), None
 
 
-def _play(cassette: Cassette, found: HttpFlow) -> Play:
+def _play(scope: Scope, cassette: Cassette, found: HttpFlow) -> Play:
+    paced = scope.settings.replay_speed == "recorded"
     if isinstance(found, WebSocketFlow) and found.opened:
-        return Play(found.response, conversation=cassette.conversation(found))
-    return Play(found.response, found.error)
+        return Play(found.response, conversation=cassette.conversation(found), paced=paced)
+    return Play(found.response, found.error, paced=paced)
 
 
-def decide_dns(scope: Scope, flow: DnsFlow) -> tuple[DnsFlow | None, Problem | None]:
-    """Return the recorded answer, or the problem, or neither when the resolver is to be asked."""
+def decide_dns(
+    scope: Scope, flow: DnsFlow, server: Address, names: tuple[str, ...]
+) -> tuple[DnsFlow | None, Problem | None]:
+    """Return the recorded answer, or the problem, or neither when the resolver is to be asked.
+
+    `server` is the one that the client asks, known by `names`.
+    """
     if scope.sealed:
         return None, after_the_end(flow, scope)
     cassette = scope.cassette
     if cassette is not None and scope.plays:
-        found = cassette.play_dns(flow.name, flow.type)
+        found = cassette.play_dns(flow.name, flow.type, flow.server, flow.transport)
         if not isinstance(found, Miss):
             scope.counts.played += 1
             return found, None
-        if not scope.records and flow.name not in cassette.hosts:
+        if not scope.records and not may_be_given(cassette, flow):
             return None, unmatched(flow, found)
         return None, None
     reason = name_allowed(scope.settings, flow.name)
+    if flow.server and (reason or name_only_by_address(scope.settings, flow.name)):
+        reason = allowed(scope.settings, (flow.server, *names), *server)
     return None, blocked(flow, reason) if reason else None
+
+
+def may_be_given(cassette: Cassette, flow: DnsFlow) -> bool:
+    """Tell whether a question that was not recorded is answered with what we make up.
+
+    Of a name that was asked for, only what may be asked beside it by another client.
+    """
+    if flow.name not in cassette.hosts:
+        return False
+    beside = flow.type in _OF_CONNECTIONS and not flow.server
+    return beside or not cassette.asked_for(flow.name)
 
 
 def name_only_by_address(settings: Settings, name: str) -> bool:

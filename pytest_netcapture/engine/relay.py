@@ -52,7 +52,7 @@ class Relay:
         self._out = _Way(client, server)
         self._back = _Way(server, client)
         for way in (self._out, self._back):
-            engine.loop.add_reader(way.source.fileno(), self._readable, way)
+            engine.poller.add_reader(way.source.fileno(), self._readable, way)
 
     def count_left(self) -> None:
         """Count nothing: loopback does not leave the machine."""
@@ -61,20 +61,18 @@ class Relay:
         self._end(FlowError("reset", "the session ended"), reset=True)
 
     def _readable(self, way: _Way) -> None:
-        """Read until there is nothing: libuv stops looking at a socket that polls as an error."""
-        while not (self._over or way.waiting):
-            try:
-                size = way.source.recv_into(_BUFFER)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self._end(FlowError("reset", str(error), self._back.moved), reset=True)
-                return
-            if not size:
-                self._engine.loop.remove_reader(way.source.fileno())
-                self._pass_end(way)
-                return
+        try:
+            size = way.source.recv_into(_BUFFER)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._end(FlowError("reset", str(error), self._back.moved), reset=True)
+            return
+        if size:
             self._send(way, _BUFFER[:size])
+        else:
+            self._engine.poller.remove_reader(way.source.fileno())
+            self._pass_end(way)
 
     def _send(self, way: _Way, data: memoryview | bytes) -> None:
         try:
@@ -87,13 +85,13 @@ class Relay:
         way.moved += sent
         if sent < len(data):
             if not way.waiting:
-                self._engine.loop.remove_reader(way.source.fileno())
-                self._engine.loop.add_writer(way.target.fileno(), self._writable, way)
+                self._engine.poller.remove_reader(way.source.fileno())
+                self._engine.poller.add_writer(way.target.fileno(), self._writable, way)
             way.waiting = bytes(data[sent:])
         elif way.waiting:
             way.waiting = b""
-            self._engine.loop.remove_writer(way.target.fileno())
-            self._engine.loop.add_reader(way.source.fileno(), self._readable, way)
+            self._engine.poller.remove_writer(way.target.fileno())
+            self._engine.poller.add_reader(way.source.fileno(), self._readable, way)
 
     def _writable(self, way: _Way) -> None:
         self._send(way, way.waiting)
@@ -113,8 +111,8 @@ class Relay:
             return
         self._over = True
         for sock in (self._out.source, self._back.source):
-            self._engine.loop.remove_reader(sock.fileno())
-            self._engine.loop.remove_writer(sock.fileno())
+            self._engine.poller.remove_reader(sock.fileno())
+            self._engine.poller.remove_writer(sock.fileno())
             if reset:
                 reset_socket(sock)
             else:

@@ -14,7 +14,7 @@ from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
-from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, WebSocketFlow
+from pytest_netcapture.flows import AnyFlow, HttpFlow, Origin, Problem, RawFlow, WebSocketFlow
 from pytest_netcapture.messages import (
     Abandon,
     Begin,
@@ -87,7 +87,7 @@ class Requests:
 
     def flush_soon(self, scope: Scope, flow: AnyFlow) -> None:
         """Put what is recorded on disk soon; a large body takes long and waits for the end."""
-        scope.heavy = scope.heavy or (isinstance(flow, HttpFlow) and _is_spooled(flow))
+        scope.heavy = scope.heavy or _is_spooled(flow)
         if not scope.heavy and scope.id not in self._flushing:
             self._flushing.add(scope.id)
             self._engine.loop.call_later(_FLUSH_DELAY, self._flush, scope)
@@ -250,9 +250,10 @@ class Requests:
         if cassette is None or not cassette.can_record:
             return ()
         known = len(cassette.warnings)
-        for flow in scope.flows:
-            if isinstance(flow, WebSocketFlow) and flow.opened and not flow.ended:
-                cassette.record(flow)  # still open: what was said so far
+        for flow in [flow for one in (scope, *scope.children) for flow in one.flows]:
+            if _is_open(flow):
+                cassette.record(flow)  # what was said so far
+                scope.counts.recorded += 1
         try:
             cassette.flush()
             cassette.save()
@@ -354,7 +355,24 @@ def _begun(
     return Begun(scope, namespace.id, fds=len(fds), warnings=warnings), fds
 
 
-def _is_spooled(flow: HttpFlow) -> bool:
+def _is_open(flow: AnyFlow) -> bool:
+    """Tell whether a conversation goes on: it was not recorded yet."""
+    if flow.ended or flow.origin is not Origin.LIVE:
+        return False
+    if isinstance(flow, WebSocketFlow):
+        return flow.opened
+    return isinstance(flow, RawFlow) and flow.reason != "loopback" and _has_passed(flow)
+
+
+def _has_passed(flow: RawFlow) -> bool:
+    return bool(flow.turns or flow.sent or flow.received)
+
+
+def _is_spooled(flow: AnyFlow) -> bool:
+    if isinstance(flow, RawFlow):
+        return bool(flow.outgoing.path or flow.incoming.path)
+    if not isinstance(flow, HttpFlow):
+        return False
     return bool(flow.request.body.path or (flow.response and flow.response.body.path))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.namespaces import EngineNamespace
-from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem
+from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, ServiceFlow
 from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
 from pytest_netcapture.settings import Settings
 
@@ -189,5 +189,9 @@ def _told(problem: Problem) -> tuple[object, ...]:
     flow = problem.flow
     if flow is None:
         return (problem.kind, problem.reason)
-    what = f"{flow.request.method} {flow.url}" if isinstance(flow, HttpFlow) else flow.protocol
+    what = flow.protocol
+    if isinstance(flow, HttpFlow):
+        what = f"{flow.request.method} {flow.url}"
+    elif isinstance(flow, ServiceFlow):
+        return (problem.kind, flow.process.pid, flow.host, flow.port, flow.asked, *flow.values)
     return (problem.kind, flow.process.pid, flow.host, flow.port, what)

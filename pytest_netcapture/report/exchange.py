@@ -14,6 +14,10 @@ from pytest_netcapture.flows import (
     Message,
     Origin,
     Process,
+    RawFlow,
+    RawMessage,
+    ServiceFlow,
+    SqlFlow,
     TcpFlow,
     TlsFailure,
     UdpFlow,
@@ -62,9 +66,25 @@ def flow_block(flow: AnyFlow) -> list[str]:
         lines += [
             f"  < {a.name} {a.ttl} {a.type} {cut(printable(a.data), 80)}" for a in flow.answers
         ]
+    elif isinstance(flow, SqlFlow):
+        lines += [
+            f"  > {n} = {cut(printable(repr(v)), 80)}" for n, v in enumerate(flow.parameters, 1)
+        ]
+    elif isinstance(flow, RawFlow):
+        lines += [_raw_line(message) for message in flow.messages[:20]]
     if flow.error and flow.error.detail:
         lines.append(f"  ! {printable(flow.error.detail)}")
     return lines
+
+
+def _raw_line(message: RawMessage) -> str:
+    data = message.data[:_LONGEST_BODY]
+    text = printable(data.decode()) if _is_text(data) else data[:32].hex(" ")
+    return f"  {'>' if message.sent else '<'} ({size(len(message.data))}) {text}"
+
+
+def _is_text(data: bytes) -> bool:
+    return all(0x20 <= byte < 0x7F or byte in b"\r\n\t" for byte in data)
 
 
 def subject(flow: Flow) -> str:
@@ -73,6 +93,8 @@ def subject(flow: Flow) -> str:
         return printable(f"{flow.request.method} {cut(flow.url, _LONGEST_URL)}")
     if isinstance(flow, DnsFlow):
         return printable(f"DNS {flow.name} {flow.type}")
+    if isinstance(flow, ServiceFlow):
+        return f"{flow.service} {cut(printable(flow.asked), _LONGEST_URL)}"
     host = flow.sni if isinstance(flow, (TcpFlow, TlsFailure)) and flow.sni else flow.host
     if not host and flow.address:
         host = flow.address[0]
@@ -116,6 +138,8 @@ def _result(flow: Flow) -> str:
     if isinstance(flow, DnsFlow):
         answers = ", ".join(answer.data for answer in flow.answers)
         return cut(printable(answers or flow.rcode or "(unanswered)"), 80)
+    if isinstance(flow, ServiceFlow):
+        return cut(printable(flow.told), 80) if flow.ended else "(unanswered)"
     if isinstance(flow, UdpFlow):
         return (
             f"{count(flow.datagrams_sent, 'datagram')} sent, {flow.datagrams_received} received"

@@ -55,7 +55,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("seccomp", "loopback_falls_outward_for_udp"): "stays on the machine's own loopback",
     ("seccomp", "loopback_of_ipv6_falls_outward_for_udp"): "stays on the machine's own loopback",
     ("tun", "loopback_of_ipv6_falls_outward_for_udp"): "stays inside, and is refused",
-    ("tun", "loopback_clients_keep_their_address"): "not over IPv6: they come from 2001:db8::1",
+    (
+        "tun",
+        "loopback_clients_keep_their_address",
+    ): "not over IPv6: they come from 2001:2:0:6e63::1",
     ("tun", "after_the_engine_udp_is_refused"): "network is unreachable",
     ("tun", "after_the_engine_tcp_is_refused"): "network is unreachable",
     ("seccomp", "after_the_engine_tcp_is_refused"): "function not implemented (ENOSYS)",

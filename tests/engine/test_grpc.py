@@ -53,6 +53,9 @@ CALLS = {
 }
 
 
+@pytest.mark.shows(
+    "gRPC", "captured", "recorded", "replayed", clients=["grpcio"], servers=["grpcio"]
+)
 @pytest.mark.parametrize("port", [443, 80])
 @pytest.mark.parametrize("args", CALLS, ids=lambda args: args[0])
 def test_streams_are_recorded_and_played(args, port, server, path):

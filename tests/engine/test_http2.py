@@ -54,6 +54,9 @@ def both(function, web, path):
     return first, in_sandbox(function, settings(cassette=path, mode="none"))
 
 
+@pytest.mark.shows(
+    "HTTP/2", "captured", "recorded", "replayed", clients=["curl"], servers=["nginx"]
+)
 def test_curl_records_and_replays_http2(files, path):
     def client(sandbox):
         written = "%{http_version} %{http_code} %{size_download}"
@@ -121,6 +124,14 @@ SAID = {
 }
 
 
+@pytest.mark.shows(
+    "HTTP/2",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["Go", "Node", "Java"],
+    servers=["hypercorn"],
+)
 @pytest.mark.parametrize("name", CLIENTS)
 def test_clients_in_other_languages(name, app, path, tmp_path_factory):
     make, args = CLIENTS[name]
@@ -220,6 +231,9 @@ for _ in range(3): print(c.get('{URL}/close').http_version)
     assert again == live
 
 
+@pytest.mark.shows(
+    "HTTP/1.1", "captured", "recorded", "replayed", clients=["Python ssl"], servers=["nginx"]
+)
 def test_a_client_that_offers_nothing_gets_http1(files, path):
     def client(sandbox):
         import socket
@@ -239,6 +253,14 @@ def test_a_client_that_offers_nothing_gets_http1(files, path):
     assert live == again == (None, b"HTTP/1.1 200 OK", ["1.1"])
 
 
+@pytest.mark.shows(
+    "WebSocket over HTTP/2",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["Node"],
+    servers=["hypercorn"],
+)
 def test_a_websocket_on_a_stream(app, path):
     needs("node")
 

@@ -11,6 +11,7 @@ from engine_lab import in_sandbox, serving, settings
 
 from pytest_netcapture.capture import Netcapture
 from pytest_netcapture.errors import UsageError
+from pytest_netcapture.redirect.kernel import OWN_V4
 
 
 def courier(conn):
@@ -51,7 +52,7 @@ def welcoming(host="127.0.0.1", answer=b"who is there?"):
     listener.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::", "192.0.2.1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::", OWN_V4])
 def test_the_host_reaches_a_server_of_the_test(host):
     with serving(courier) as couriers:
 

@@ -283,6 +283,36 @@ except ConnectionRefusedError:
     assert reasons == ["a test has ended, and it was on replay"]
 
 
+def test_its_datagrams_do_not_either(path):
+    with (
+        serving(answer()) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
+    ):
+        sink.bind(("127.0.0.1", 0))
+        sink.setblocking(False)
+        record(lambda _: talk(), server, path)
+        code = """
+import socket, sys
+sys.stdin.read(1)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.sendto(b"after", ("203.0.113.9", 5000))
+"""
+
+        def client(sandbox):
+            child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+            sandbox.session.end(sandbox.scope)
+            sandbox.scope = sandbox.session.begin("second", settings())
+            child.communicate(b"x", timeout=20)
+            return [p.reason for p in sandbox.session.close().problems]
+
+        at = f"127.0.0.1:{sink.getsockname()[1]}"
+        wanted = settings(mappings=[f"203.0.113.9={at}"], cassette=path, mode="none")
+        reasons = in_sandbox(client, wanted)
+        with pytest.raises(BlockingIOError):
+            sink.recv(100)
+    assert reasons == ["a test has ended, and it was on replay"]
+
+
 def test_two_runs_of_the_same_traffic_write_the_same_bytes(tmp_path):
     with serving(answer()) as server:
         for name in ("one", "two"):

@@ -124,6 +124,14 @@ def app(tmp_path_factory):
         yield web
 
 
+@pytest.mark.shows(
+    "events and streamed bodies",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["requests", "httpx", "urllib", "curl", "curl_cffi", "aiohttp", "Node"],
+    servers=["hypercorn"],
+)
 @pytest.mark.parametrize("way", PROGRAMS)
 def test_an_event_arrives_when_it_is_sent(way, app, tmp_path):
     if shutil.which(PROGRAMS[way][0]) is None:

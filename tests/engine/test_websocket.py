@@ -15,6 +15,7 @@ CLIENTS = {
     "websockets": [PYTHON, HERE / "programs/ws_websockets.py"],
     "aiohttp": [PYTHON, HERE / "programs/ws_aiohttp.py"],
     "node": ["node", "--experimental-websocket", HERE / "programs/ws.js"],
+    "chromium": [PYTHON, HERE / "programs/ws_chromium.py"],
 }
 HEARD = [
     "welcome",
@@ -47,6 +48,8 @@ def path(tmp_path):
 def talk(name, *says, url=f"wss://{HOST}/chat"):
     if shutil.which(CLIENTS[name][0]) is None:
         pytest.skip(f"{name} is not installed")
+    if name == "chromium" and shutil.which("chromium") is None:
+        pytest.skip("not in CI: chromium is not installed")
 
     def client(sandbox):
         done = subprocess.run(
@@ -59,6 +62,14 @@ def talk(name, *says, url=f"wss://{HOST}/chat"):
     return client
 
 
+@pytest.mark.shows(
+    "WebSocket",
+    "captured",
+    "recorded",
+    "replayed",
+    clients=["websockets", "aiohttp", "Node", "Chromium"],
+    servers=["websockets"],
+)
 @pytest.mark.parametrize("scheme", ["wss", "ws"])
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_conversation_is_recorded_and_played(name, scheme, server, path):

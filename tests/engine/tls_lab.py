@@ -178,7 +178,10 @@ def run(command: list[str], **environ: str) -> Answer:
 
 
 def _without_times(text: str) -> str:
-    return re.sub(r"current time \S+", "current time", text)
+    """Leave out the time, and what Node calls its thread."""
+    return re.sub(
+        r"\b[0-9A-F]{12,16}:error", "error", re.sub(r"current time \S+", "current time", text)
+    )
 
 
 def trusting(file: str) -> dict[str, str]:

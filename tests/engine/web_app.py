@@ -71,5 +71,41 @@ async def broken(scope, receive, send):
     raise RuntimeError("on purpose")
 
 
+async def redirect(scope, receive, send):
+    fields = [(b"location", b"/final"), (b"set-cookie", b"a=1; Path=/")]
+    await start(send, 302, fields)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def final(scope, receive, send):
+    await start(send)
+    name, _, _ = dict(scope["headers"]).get(b"cookie", b"no cookie").partition(b"=")
+    await send({"type": "http.response.body", "body": name})
+
+
+async def binary(scope, receive, send):
+    await start(send, headers=[(b"content-type", b"application/octet-stream")])
+    await send({"type": "http.response.body", "body": bytes(range(256)) * 1000})
+
+
+async def slow(scope, receive, send):
+    """Take 400 ms before each event but the first: what is to be recorded."""
+    await start(send, headers=[(b"content-type", b"text/event-stream")])
+    for number in range(3):
+        await asyncio.sleep(0.4 if number else 0)
+        text = b"data: %d\n\n" % number
+        await send({"type": "http.response.body", "body": text, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
 go_on = asyncio.Semaphore(0)
-PATHS = {"/events": events, "/next": following, "/trailers": trailers, "/broken": broken}
+PATHS = {
+    "/redirect": redirect,
+    "/final": final,
+    "/binary": binary,
+    "/slow": slow,
+    "/events": events,
+    "/next": following,
+    "/trailers": trailers,
+    "/broken": broken,
+}

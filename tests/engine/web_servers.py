@@ -24,7 +24,7 @@ BIG = os.urandom(1 << 16) * 48
 
 
 class Web(NamedTuple):
-    """A running server: its ports, and how it is found."""
+    """A running server: its ports, and how it is found. HTTP/3 is at the UDP port of HTTPS."""
 
     https: int
     http: int
@@ -39,7 +39,7 @@ def certificates(folder: Path) -> tuple[str, str, str]:
     """Return the paths of a CA, a certificate chain and its key."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
-    leaf = ca.issue_cert(HOST)
+    leaf = ca.issue_cert(HOST, "127.0.0.1")
     leaf.private_key_pem.write_to_path(str(folder / "key.pem"))
     for pem in leaf.cert_chain_pems:
         pem.write_to_path(str(folder / "chain.pem"), append=True)
@@ -100,13 +100,26 @@ def nginx(folder: Path) -> Iterator[Web]:
 
 
 @contextlib.contextmanager
-def hypercorn(folder: Path) -> Iterator[Web]:
+def hypercorn(folder: Path, *, http3: bool = False) -> Iterator[Web]:
     ca, chain, key = certificates(folder)
     https, http = free_ports(2)
     command = [
-        *(sys.executable, "-m", "hypercorn", "web_app:app"),
+        *(sys.executable, "-m", "hypercorn", "web_app:app", "--workers", "0"),
         *("--bind", f"127.0.0.1:{https}", "--insecure-bind", f"127.0.0.1:{http}"),
+        *(("--quic-bind", f"127.0.0.1:{https}") if http3 else ()),
         *("--certfile", chain, "--keyfile", key, "--log-level", "CRITICAL"),
     ]
     with running(command, [https, http], cwd=HERE):
+        if http3:
+            _wait_for_datagrams(https)
         yield Web(https, http, ca)
+
+
+def _wait_for_datagrams(port: int) -> None:
+    """Wait until a UDP socket of this machine has the port (/proc/net/udp)."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if f":{port:04X} " in Path("/proc/net/udp").read_text():
+            return
+        select.select([], [], [], 0.02)
+    raise AssertionError(f"nobody has UDP port {port}")

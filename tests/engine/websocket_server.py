@@ -13,6 +13,9 @@ async def talk(socket):
         if message == "push":
             for number in range(3):
                 await socket.send(bytes([number]) * 3)
+        elif message == "slow":
+            await asyncio.sleep(0.4)
+            await socket.send("at last")
         elif message == "bye":
             await socket.close(4001, "see you")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from plugin_lab import Project, Server, receipt_of
 
 CLIENTS = """
@@ -45,6 +46,13 @@ CLIENTS = """
 """
 
 
+@pytest.mark.shows(
+    "HTTP/1.1",
+    "asserted",
+    "recorded",
+    "replayed",
+    clients=["requests", "httpx", "urllib", "aiohttp", "curl"],
+)
 def test_five_clients_record_and_replay_with_the_server_gone(
     project: Project, own_server: Server
 ) -> None:

@@ -30,6 +30,7 @@ import pytest
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect import ruleset
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.tproxy import TproxyRedirector
 
 LIMIT = 10
@@ -185,7 +186,7 @@ class Lab:
             new_event_loop = asyncio.new_event_loop
         self.loop = new_event_loop()
         self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
-        self.redirector.start(self.loop, self)
+        self.redirector.start(self.loop, self, Poller(self.loop))
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 

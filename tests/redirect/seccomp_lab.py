@@ -23,6 +23,7 @@ import pytest
 
 from pytest_netcapture.redirect import seccomp_filter, seccomp_listener
 from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
+from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.seccomp import SeccompRedirector
 from pytest_netcapture.redirect.seccomp_memory import OwnMemory
 from pytest_netcapture.redirect.seccomp_places import Places
@@ -129,7 +130,7 @@ class Lab:
             name_servers=self._name_servers,
         )
         self.redirectors.append(redirector)
-        redirector.start(self.loop, self)
+        redirector.start(self.loop, self, Poller(self.loop))
         self.call(redirector.supervise, listener)
 
     def start(self, function):

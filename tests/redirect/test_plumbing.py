@@ -20,7 +20,15 @@ from pytest_netcapture.sandbox import resolver
 pytestmark = pytest.mark.live
 V4, V6 = socket.AF_INET, socket.AF_INET6
 OURS = [k.OWN_V4, k.OWN_V6, *MACHINE, "127.0.0.1", "127.1.2.3", "::1", "0.0.0.0", "::"]
-FOREIGN = ["8.8.8.8", "192.0.2.77", "2606:4700::1111", "2001:db8::77"]
+FOREIGN = [
+    "8.8.8.8",
+    "192.0.2.1",
+    "192.0.2.255",
+    "2001:db8::1",
+    "192.0.0.77",
+    "2606:4700::1111",
+    "2001:db8::77",
+]
 SIOCGIFFLAGS, SIOCGIFMTU = 0x8913, 0x8921
 IP_RECVERR, IPV6_RECVERR = 11, 25
 IFF_UP, IFF_LOOPBACK, IFF_RUNNING, SO_BINDTODEVICE = 0x1, 0x8, 0x40, 25
@@ -168,7 +176,8 @@ def test_there_is_a_way_out_to_look_at(lab):
     needs_link(lab)
     with open("/proc/self/net/route") as file:
         routes = [line.split() for line in file][1:]
-    assert ["eth0", "00000000", "FE0200C0"] in [route[:3] for route in routes]
+    gateway = socket.inet_aton(k.GATEWAY_V4)[::-1].hex().upper()
+    assert ["eth0", "00000000", gateway] in [route[:3] for route in routes]
 
 
 @isolated

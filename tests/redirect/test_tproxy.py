@@ -84,7 +84,7 @@ def test_asks_once_for_retransmissions(lab):
         send_syn(sequence)
     first, second = lab.syn(), lab.syn()
     lab.nothing_more()
-    assert first.client == second.client == ("192.0.2.1", 5555)
+    assert first.client == second.client == (k.OWN_V4, 5555)
     lab.call(first.answer, Verdict.DROP)
     send_syn(1)
     lab.nothing_more()
@@ -133,7 +133,7 @@ def is_refused(address):
 def send_syn(sequence):
     """Send a SYN to 8.8.8.8:443 without having a socket for it."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
-        raw.bind(("192.0.2.1", 0))
+        raw.bind((k.OWN_V4, 0))
         header = struct.pack("!HHIIBBHHH", 5555, 443, sequence, 0, 5 << 4, 2, 1000, 0, 0)
         raw.sendto(header, ("8.8.8.8", 0))
 
@@ -182,10 +182,10 @@ def test_resets(lab, who):
         ("127.0.0.1", "127.0.0.1"),
         ("127.0.0.53", "127.0.0.53"),
         ("0.0.0.0", "127.0.0.1"),
-        ("0.0.0.0", "192.0.2.1"),
+        ("0.0.0.0", k.OWN_V4),
         ("::1", "::1"),
         ("::", "::1"),
-        ("::", "2001:db8::1"),
+        ("::", k.OWN_V6),
         ("::", "127.0.0.1"),
         ("10.1.2.3", "10.1.2.3"),
         ("fd00:1::3", "fd00:1::3"),
@@ -235,7 +235,7 @@ def test_a_server_may_start_on_a_port_that_is_captured(lab):
 
 
 @pytest.mark.parametrize(
-    "server", [(a, 443) for a in ("127.0.0.1", "::1", "192.0.2.1", "2001:db8::1", *MACHINE)]
+    "server", [(a, 443) for a in ("127.0.0.1", "::1", k.OWN_V4, k.OWN_V6, *MACHINE)]
 )
 @isolated
 def test_the_engines_own_sockets_are_not_captured(lab, server):

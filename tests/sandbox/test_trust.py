@@ -270,18 +270,24 @@ def test_variables_only_where_no_file_can_do_it(monkeypatch):
         "NODE_EXTRA_CA_CERTS": node,
         "DENO_TLS_CA_STORE": "mozilla,system",
         "UV_SYSTEM_CERTS": "true",
+        "PGCHANNELBINDING": "disable",
     }
 
 
 def test_variables_that_are_set_stay():
     environ = {"NODE_EXTRA_CA_CERTS": "/own.pem", "DENO_TLS_CA_STORE": "mozilla"}
-    environ["UV_SYSTEM_CERTS"] = "false"
+    environ |= {"UV_SYSTEM_CERTS": "false", "PGCHANNELBINDING": "prefer"}
     assert trust.environment(_report(), environ) == {}
 
 
 def test_variables_of_a_system_without_a_bundle():
     names = set(trust.environment(_report(system_bundle=None), {"SSL_CERT_FILE": "/own"}))
-    assert names == {"NODE_EXTRA_CA_CERTS", "DENO_CERT", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"}
+    assert names - {"PGCHANNELBINDING"} == {
+        "NODE_EXTRA_CA_CERTS",
+        "DENO_CERT",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+    }
 
 
 def test_a_directory_that_could_not_be_covered_needs_a_variable(monkeypatch):

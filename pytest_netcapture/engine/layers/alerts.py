@@ -56,6 +56,12 @@ def name_of(number: int) -> str:
     return _NAMES.get(number, f"alert {number}")
 
 
+def record_of(name: str) -> bytes:
+    """Return the fatal alert of that name as a record that is not encrypted; b"" for none."""
+    number = next((n for n, known in _NAMES.items() if known == name and n), None)
+    return b"" if number is None else bytes((21, 3, 3, 0, 2, 2, number))
+
+
 def alert_in(text: str) -> str:
     """Return the alert that an error of OpenSSL's names (`SSLV3_ALERT_BAD_CERTIFICATE`), or ""."""
     found = _REASON.search(text)

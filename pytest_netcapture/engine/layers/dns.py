@@ -93,17 +93,24 @@ def build_response(question: Question, flow: DnsFlow, *, tcp: bool) -> bytes:
     """Write the answer that `flow` holds; one without an rcode is SERVFAIL."""
     rcode = _rcode(flow.rcode)
     flags = _QR | question.flags & (_RD | _CD) | _RA | rcode & 15
-    records, count = _records(question, flow.answers)
+    sections = [
+        _records(question, part) for part in (flow.answers, flow.authority, flow.additional)
+    ]
+    records, counts = b"".join(part for part, _ in sections), [count for _, count in sections]
     extra = _opt(rcode) if question.edns else b""
+    if flow.truncated and not tcp:
+        flags |= _TC
     limit = 0xFFFF if tcp else max(_PLAIN_SIZE, question.size)
     if 12 + len(question.section) + len(records) + len(extra) > limit:
-        records, count, flags = b"", 0, flags | _TC
-    header = _HEADER.pack(question.id, flags, 1, count, 0, 1 if extra else 0)
+        records, counts, flags = b"", [0, 0, 0], flags | _TC
+    counts[2] += bool(extra)
+    header = _HEADER.pack(question.id, flags, 1, *counts)
     return header + question.section + records + extra
 
 
 def fill_from_response(flow: DnsFlow, message: bytes) -> None:
     """Fill in rcode and answers from a response; SERVFAIL when it cannot be read."""
+    flow.truncated = len(message) > 3 and bool(message[2] << 8 & _TC)
     plain = dns_addresses.read(message)
     if plain is not None:
         flow.rcode, flow.answers = plain
@@ -123,16 +130,19 @@ def _fill_by_dnspython(flow: DnsFlow, message: bytes) -> None:
         flow.rcode = "SERVFAIL"
         return
     flow.rcode = dns.rcode.to_text(parsed.rcode())
-    flow.answers = [
-        DnsAnswer(
-            _plain(rrset.name.to_text()),
-            dns.rdatatype.to_text(rrset.rdtype),
-            rrset.ttl,
-            rdata.to_text(),
-        )
-        for rrset in parsed.answer
-        for rdata in rrset
-    ]
+    flow.answers, flow.authority, flow.additional = (
+        [
+            DnsAnswer(
+                _plain(rrset.name.to_text()),
+                dns.rdatatype.to_text(rrset.rdtype),
+                rrset.ttl,
+                rdata.to_text(),
+            )
+            for rrset in section
+            for rdata in rrset
+        ]
+        for section in (parsed.answer, parsed.authority, parsed.additional)
+    )
 
 
 class TcpFraming:
@@ -241,7 +251,7 @@ def _plain(name: str) -> str:
 
 
 def _records(question: Question, answers: list[DnsAnswer]) -> tuple[bytes, int]:
-    """Write the answer section; a record that cannot be written is left out."""
+    """Write one section; a record that cannot be written is left out."""
     out = []
     for answer in answers:
         record = _address_record(question, answer) or _record(answer)

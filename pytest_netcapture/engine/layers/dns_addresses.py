@@ -36,7 +36,7 @@ def read(message: bytes) -> tuple[str, list[DnsAnswer]] | None:
 def _read(message: bytes) -> tuple[str, list[DnsAnswer]]:
     _, flags, questions, answers, authorities, additional = _HEADER.unpack_from(message)
     rcode = _RCODES.get(flags & 15)
-    if rcode is None or flags & _TC or questions != 1:
+    if rcode is None or flags & _TC or questions != 1 or authorities or additional > 1:
         raise _Unusual
     _, position = _name(message, 12)
     position += 4
@@ -44,8 +44,8 @@ def _read(message: bytes) -> tuple[str, list[DnsAnswer]]:
     for _ in range(answers):
         answer, position = _answer(message, position)
         out.append(answer)
-    for _ in range(authorities + additional):
-        position = _skip(message, position)
+    if additional:
+        _check_opt(message, position)
     return rcode, out
 
 
@@ -67,19 +67,13 @@ def _answer(message: bytes, position: int) -> tuple[DnsAnswer, int]:
     raise _Unusual
 
 
-def _skip(message: bytes, position: int) -> int:
-    """Step over a record; an extended rcode in its OPT is unusual (RFC 6891 §6.1.3)."""
-    while message[position]:
-        if message[position] >= _POINTER:
-            position += 1
-            break
-        position += message[position] + 1
-    position += 1
-    kind, _, ttl, length = _RECORD.unpack_from(message, position)
-    position += _RECORD.size + length
-    if position > len(message) or (kind == 41 and ttl >> 24):
+def _check_opt(message: bytes, position: int) -> None:
+    """Refuse an additional record that says more than an OPT usually does (RFC 6891 §6.1.3)."""
+    if message[position]:
         raise _Unusual
-    return position
+    kind, _, ttl, length = _RECORD.unpack_from(message, position + 1)
+    if kind != 41 or ttl >> 24 or position + 1 + _RECORD.size + length > len(message):
+        raise _Unusual
 
 
 def _name(message: bytes, position: int) -> tuple[str, int]:

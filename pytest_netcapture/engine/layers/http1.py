@@ -261,7 +261,7 @@ class Http1Layer:
         if answer.data:
             context.to_client(answer.data)
         if isinstance(flow, WebSocketFlow) and decision.conversation is not None:
-            self._switch(flow, decision.conversation)
+            self._switch(flow, decision.conversation, paced=decision.paced)
             return
         if answer.stream is not None:
             context.to_client_stream(answer.stream)
@@ -392,13 +392,25 @@ class Http1Layer:
             self._context.eof_server()
 
     def _switch(
-        self, flow: WebSocketFlow, played: Conversation | None, *, server_pending: bytes = b""
+        self,
+        flow: WebSocketFlow,
+        played: Conversation | None,
+        *,
+        server_pending: bytes = b"",
+        paced: bool = False,
     ) -> None:
         self._over = True
         self._flush_server()
         pending, self._inbox = self._inbox, b""
         flow.ended = 0
-        switch(self._context, flow, played, client_pending=pending, server_pending=server_pending)
+        switch(
+            self._context,
+            flow,
+            played,
+            client_pending=pending,
+            server_pending=server_pending,
+            paced=paced,
+        )
         if self._client_done:
             self._context.layer.client_eof()
 

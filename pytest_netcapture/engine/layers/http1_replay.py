@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from pytest_netcapture.engine.codings import encode
 from pytest_netcapture.engine.layers.http1_framing import bodyless
 from pytest_netcapture.engine.layers.layer import Play
-from pytest_netcapture.flows import Body, Headers, HttpRequest, HttpResponse
+from pytest_netcapture.engine.layers.played_body import Pause, coded, paced, recorded_chunks
+from pytest_netcapture.flows import Headers, HttpRequest, HttpResponse
 
 WHOLE = 1 << 18
 _KEPT, _KEPT_SIZE = 16, 1 << 14
@@ -50,7 +50,8 @@ class Renderer:
         `asked` is the request's Connection field; `continued`: the client had its 100 already.
         """
         response = play.response
-        if response is None or play.error is not None or not _is_kept(response):
+        kept_ever = response is not None and _is_kept(response)
+        if response is None or play.error is not None or play.paced or not kept_ever:
             return _render(request, play, asked, continued)
         key = (id(response), request.method, request.http_version, asked, continued)
         kept = self._kept.get(key)
@@ -73,7 +74,8 @@ def _render(request: HttpRequest, play: Play, asked: str, continued: bool) -> An
     response = play.response
     answer = Answer()
     if response is not None:
-        answer = _respond(request, response, asked, continued, play.error is None)
+        slow = play.paced and play.error is None and bool(response.body.gaps)
+        answer = _respond(request, response, asked, continued, play.error is None, slow=slow)
     if play.error is not None:
         answer.closes = play.error.kind in ("eof", "malformed")
         answer.resets = not answer.closes and play.error.kind != "timeout"
@@ -81,7 +83,13 @@ def _render(request: HttpRequest, play: Play, asked: str, continued: bool) -> An
 
 
 def _respond(
-    request: HttpRequest, response: HttpResponse, asked: str, continued: bool, whole: bool
+    request: HttpRequest,
+    response: HttpResponse,
+    asked: str,
+    continued: bool,
+    whole: bool,
+    *,
+    slow: bool,
 ) -> Answer:
     old = request.http_version == "1.0"
     fields, special = response.headers.fields, _special(response.headers)
@@ -95,7 +103,10 @@ def _respond(
     chunked = "chunked" in special.get("transfer-encoding", "")
     if chunked and not old:
         head = interim + _head(response, fields)
-        return _sized(head, _chunked(response, whole=whole), response.body.size, closes=closes)
+        pieces = _chunked(response, whole=whole, slow=slow)
+        if slow:
+            return Answer(head, pieces, closes=closes)
+        return _sized(head, pieces, response.body.size, closes=closes)
     if chunked:
         fields = response.headers.replace("transfer-encoding", None).fields
     body = response.body
@@ -131,36 +142,16 @@ def _sized(head: bytes, pieces: Iterator[bytes], size: int, *, closes: bool) -> 
     return Answer(head, pieces, closes=closes)
 
 
-def coded(body: Body, pieces: Iterator[bytes] | None = None) -> Iterator[bytes]:
-    """Yield a body, or the `pieces` that it is cut into, with its content coding."""
-    pieces = body.pieces() if pieces is None else pieces
-    return encode(pieces, body.coding) if body.coding else pieces
-
-
-def _chunked(response: HttpResponse, *, whole: bool) -> Iterator[bytes]:
+def _chunked(response: HttpResponse, *, whole: bool, slow: bool = False) -> Iterator[bytes]:
     body = response.body
-    for piece in coded(body, recorded_chunks(body) if body.chunks else None):
-        if piece:
+    uncut = coded(body, recorded_chunks(body) if body.chunks else None)
+    for piece in paced(body) if slow else uncut:
+        if isinstance(piece, Pause):
+            yield piece
+        elif piece:
             yield b"%x\r\n%b\r\n" % (len(piece), piece)
     if whole:
         yield b"0\r\n" + _lines(response.trailers.fields) + b"\r\n"
-
-
-def recorded_chunks(body: Body) -> Iterator[bytes]:
-    """Cut the body where it was cut; what the sizes do not cover is a last chunk."""
-    held = b""
-    source = body.pieces()
-    for size in body.chunks:
-        parts = [held]
-        have = len(held)
-        while have < size and (piece := next(source, b"")):
-            parts.append(piece)
-            have += len(piece)
-        joined = b"".join(parts)
-        yield joined[:size]
-        held = joined[size:]
-    yield held
-    yield from source
 
 
 def _head(response: HttpResponse, fields: list[tuple[str, str]]) -> bytes:

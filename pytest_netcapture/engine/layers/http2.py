@@ -33,9 +33,10 @@ from pytest_netcapture.engine.layers.http2_frames import (
     StreamFailure,
     begins_like_a_server,
 )
-from pytest_netcapture.engine.layers.http2_peer import Peer
+from pytest_netcapture.engine.layers.http2_peer import Handler, Peer
 from pytest_netcapture.engine.layers.http2_playing import Playing
 from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT
+from pytest_netcapture.engine.layers.http2_sender import Sender
 from pytest_netcapture.engine.layers.http2_websocket import watched
 from pytest_netcapture.engine.layers.layer import Context, Decision, Forward, Play
 from pytest_netcapture.flows import FlowError, Headers
@@ -48,10 +49,10 @@ class Http2Layer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._client = Peer(self, client=False)
+        self._client = self._peer(self, client=False)
         self._answers = Answers(context, self._client, self._finish)
         self._playing = Playing(context, self._client, self._finish)
-        self._server: Peer | None = None
+        self._server: Sender | None = None
         # Exchanges that are not recorded yet, in their order.
         self._open: dict[Http2Exchange, None] = {}
         self._greeted = False
@@ -61,6 +62,10 @@ class Http2Layer:
         self._awaited: set[str] = set()
         if context.has_server:
             self._upstream()
+
+    def _peer(self, handler: Handler, *, client: bool) -> Sender:
+        """Return one side; HTTP/3 has its own."""
+        return Peer(handler, client=client)
 
     # What the client does
 
@@ -215,9 +220,9 @@ class Http2Layer:
         elif body.size:
             server.end(up)
 
-    def _upstream(self) -> Peer:
+    def _upstream(self) -> Sender:
         if self._server is None:
-            self._server = Peer(self._answers, client=True)
+            self._server = self._peer(self._answers, client=True)
             self._server.greet()
             self._context.connect()
         return self._server
@@ -335,7 +340,7 @@ class Http2Layer:
             self._over = True
             self._context.close()
 
-    def _write(self, side: str, peer: Peer) -> None:
+    def _write(self, side: str, peer: Sender) -> None:
         context = self._context
         write = context.to_client if side == "client" else context.to_server
         out = peer.take()
@@ -344,9 +349,21 @@ class Http2Layer:
         while peer.pumping and not context.full(side):
             peer.pump()
             write(peer.take())
+        while peer.pauses:
+            self._rest(peer, peer.pauses.pop())
         if peer.pumping and side not in self._awaited:
             self._awaited.add(side)
             context.when_free(side, lambda: self._freed(side))
+
+    def _rest(self, peer: Sender, channel: Channel) -> None:
+        """Let a body that is played at its recorded pace go on when it is time."""
+
+        def go_on() -> None:
+            peer.resume(channel)
+            self._flush()
+
+        pause, channel.pause = channel.pause, 0.0
+        self._context.after(pause, go_on)
 
     def _freed(self, side: str) -> None:
         self._awaited.discard(side)

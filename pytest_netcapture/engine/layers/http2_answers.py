@@ -21,8 +21,8 @@ from pytest_netcapture.engine.layers.http2_frames import (
     StreamFailure,
     code_name,
 )
-from pytest_netcapture.engine.layers.http2_peer import Peer
 from pytest_netcapture.engine.layers.http2_replay import CONTINUE
+from pytest_netcapture.engine.layers.http2_sender import Sender
 from pytest_netcapture.engine.layers.http2_websocket import Finish, watch, watched
 from pytest_netcapture.engine.layers.layer import Context
 from pytest_netcapture.flows import FlowError, Headers, WebSocketFlow
@@ -31,7 +31,7 @@ from pytest_netcapture.flows import FlowError, Headers, WebSocketFlow
 class Answers:
     """The `Handler` of the server's side; `finish` completes an exchange and records it."""
 
-    def __init__(self, context: Context, client: Peer, finish: Finish) -> None:
+    def __init__(self, context: Context, client: Sender, finish: Finish) -> None:
         self._context = context
         self._client = client
         self._finish = finish

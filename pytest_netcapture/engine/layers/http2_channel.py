@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pytest_netcapture.engine.layers.played_body import Pause
+
 if TYPE_CHECKING:
     from pytest_netcapture.engine.layers.http2_sender import Sender
 
@@ -27,7 +29,8 @@ class Channel:
     """One stream on one connection; `owner` is the exchange, `partner` its other side.
 
     `queue` is what is to be sent: data, trailers, a reset; `opening`, the first header section of a
-    stream without a number, goes before it, and so does what `source` yields, `rest` first.
+    stream without a number, goes before it, and so does what `source` yields, `rest` first. While
+    it is `resting`, for `pause` seconds, its source is left alone.
     `finishing` says that no more will be queued: the last of it ends the stream.
     """
 
@@ -41,9 +44,11 @@ class Channel:
         "owed",
         "owner",
         "partner",
+        "pause",
         "peer",
         "queue",
         "rest",
+        "resting",
         "room",
         "source",
     )
@@ -61,6 +66,8 @@ class Channel:
         self.queue: deque[bytes | Fields | Reset] = deque()
         self.source: Iterator[bytes] | None = None
         self.rest = b""
+        self.pause = 0.0
+        self.resting = False
 
     @property
     def waits(self) -> bool:
@@ -71,6 +78,9 @@ class Channel:
         """Take the next piece of the source into `rest`; at its end there is no source."""
         assert self.source is not None
         for piece in self.source:
+            if isinstance(piece, Pause):
+                self.pause += piece.seconds
+                return
             if piece:
                 self.rest = piece
                 return

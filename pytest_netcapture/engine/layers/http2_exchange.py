@@ -145,7 +145,7 @@ class Http2Exchange:
         place = split_authority(head.authority.rpartition("@")[2], 443 if scheme == "https" else 80)
         host, port = place or (endpoint.host, endpoint.port)
         request = HttpRequest(
-            http_version="2",
+            http_version=down.peer.version,
             headers=Headers(head.fields),
             method=head.method,
             scheme=scheme,
@@ -196,7 +196,7 @@ class Http2Exchange:
         self._note_moment()
         self.response = Content(self._context.body_sink, length)
         self.flow.response = HttpResponse(
-            http_version="2",
+            http_version=self.down.peer.version,
             headers=Headers(head.fields),
             status=head.status,
             interim=self.interim,

@@ -9,8 +9,8 @@ from pytest_netcapture.cassettes.dialogue import Speech
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.layers.http2_exchange import Http2Exchange
 from pytest_netcapture.engine.layers.http2_frames import Code
-from pytest_netcapture.engine.layers.http2_peer import Peer
 from pytest_netcapture.engine.layers.http2_replay import render
+from pytest_netcapture.engine.layers.http2_sender import Sender
 from pytest_netcapture.engine.layers.http2_websocket import Finish, PlayedStream
 from pytest_netcapture.engine.layers.layer import Context, Deny, Play
 from pytest_netcapture.engine.layers.websocket_frames import Unreadable
@@ -20,7 +20,7 @@ from pytest_netcapture.flows import FlowError
 class Playing:
     """Speaks to the client; `used` says that it has."""
 
-    def __init__(self, context: Context, client: Peer, finish: Finish) -> None:
+    def __init__(self, context: Context, client: Sender, finish: Finish) -> None:
         self._context = context
         self._client = client
         self._finish = finish

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pytest_netcapture.engine.layers.http1_framing import bodyless
-from pytest_netcapture.engine.layers.http1_replay import coded, recorded_chunks
 from pytest_netcapture.engine.layers.http2_channel import Fields
 from pytest_netcapture.engine.layers.http2_fields import to_raw
 from pytest_netcapture.engine.layers.http2_frames import Code
 from pytest_netcapture.engine.layers.layer import Play
+from pytest_netcapture.engine.layers.played_body import coded, paced, recorded_chunks
 from pytest_netcapture.flows import Body, FlowError, HttpRequest, HttpResponse
 
 CONTINUE = 100
@@ -45,7 +45,8 @@ def render(request: HttpRequest, play: Play, *, continued: bool = False) -> Answ
     """Return the answer that `play` gives; `continued`: the client had its 100 already."""
     answer = Answer()
     if play.response is not None:
-        _respond(answer, request, play.response, continued=continued)
+        slow = play.paced and bool(play.response.body.gaps)
+        _respond(answer, request, play.response, continued=continued, slow=slow)
     if play.error is not None:
         answer.hangs = play.error.kind == "timeout" or play.error.detail == BY_CLIENT
         answer.reset = None if answer.hangs else _code(play.error)
@@ -54,7 +55,7 @@ def render(request: HttpRequest, play: Play, *, continued: bool = False) -> Answ
 
 
 def _respond(
-    answer: Answer, request: HttpRequest, response: HttpResponse, *, continued: bool
+    answer: Answer, request: HttpRequest, response: HttpResponse, *, continued: bool, slow: bool
 ) -> None:
     for status, headers in response.interim:
         if status == CONTINUE and continued:
@@ -67,7 +68,7 @@ def _respond(
         length = sum(map(len, _pieces(body))) if declared and body.coding else body.size
         if declared and declared != str(length):
             fields = fields.replace("content-length", str(length))
-        answer.body = _pieces(body)
+        answer.body = paced(body) if slow else _pieces(body)
     answer.sections.append(_section(response.status, fields.fields))
     if response.trailers.fields:
         answer.trailers = to_raw(response.trailers.fields)

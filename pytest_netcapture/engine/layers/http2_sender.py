@@ -42,6 +42,10 @@ _PORTION = 1 << 17
 class Sender:
     """The sending half of a connection; `client` says that we are its client."""
 
+    version = "2"
+    step = 2
+    """Between the numbers of a client's streams."""
+
     def __init__(self, *, client: bool) -> None:
         self._client = client
         self._encoder = hpack.Encoder()
@@ -63,8 +67,14 @@ class Sender:
         self._forgotten: dict[int, None] = {}
         self.settings: dict[int, int] | None = None
         """What the peer has set; None until it has."""
+        self.pauses: list[Channel] = []
+        """Channels whose recorded body goes on later: whoever takes them calls `resume` then."""
         self.last_allowed: int | None = None
         """The last stream that is looked at, once the server, or we as one, said goodbye."""
+
+    def receive(self, data: bytes) -> None:
+        """Take what has come from the peer. Raises `ConnectionFailure`."""
+        raise NotImplementedError
 
     def greet(self, *, connect_protocol: bool = False) -> None:
         """Send our settings, before everything else."""
@@ -194,6 +204,12 @@ class Sender:
                     if self._one(channel):
                         self._blocked[channel] = None
 
+    def resume(self, channel: Channel) -> None:
+        """Let a channel that rested go on."""
+        channel.resting = False
+        if not channel.ended_out:
+            self._blocked[channel] = None
+
     # Inside
 
     def _let_in(self) -> None:
@@ -204,14 +220,14 @@ class Sender:
             channel = self._waiting.popleft()
             if channel.ended_out:
                 continue
-            channel.id, self._next = self._next, self._next + 2
+            channel.id, self._next = self._next, self._next + self.step
             channel.room = self.initial_room
             self.channels[channel.id] = channel
             self._drain(channel)
 
     def _drain(self, channel: Channel) -> None:
         """Send what there is of a channel, but of a source one frame only."""
-        while channel.waits and not channel.ended_out:
+        while channel.waits and not (channel.ended_out or channel.resting):
             more = self._one(channel)
             if more and (channel.source is not None or channel.room <= 0 or self._room <= 0):
                 self._blocked[channel] = None
@@ -224,10 +240,14 @@ class Sender:
             self._write_headers(channel, fields, channel.finishing and not channel.waits)
             return channel.waits
         if channel.source is not None:
-            if not channel.rest:
+            if not channel.rest and not channel.pause:
                 channel.refill()
             if channel.rest:
                 return self._some_of_source(channel)
+            if channel.pause:
+                channel.resting = True
+                self.pauses.append(channel)
+                return False
             if not channel.queue:
                 if channel.finishing:
                     self._write_data(channel, b"", True)

@@ -74,7 +74,8 @@ class PlayedStream:
             self._finish(exchange, None)
             down.peer.end(down)
 
-    def _say(self, data: bytes) -> None:
+    def _say(self, pieces: list[bytes]) -> None:
+        data = b"".join(pieces)
         player, exchange, down = self._player, self._exchange, self._exchange.down
         if player.miss is not None:
             exchange.flow.origin = Origin.UNMATCHED

@@ -6,7 +6,8 @@
 3. Record before forward: a layer calls `Context.record` before the `to_client` of the bytes that
    complete the flow.
 4. A layer that does not understand what it sees calls `Context.become_raw`: the rest is relayed
-   as it is and recorded as opaque. Nothing is broken because we could not read it.
+   as it is and recorded as bytes; on replay, it begins a recorded conversation of bytes. Nothing is
+   broken because we could not read it.
 5. `server_*` effects queue until there is an upstream; `Context.connect` asks for one. Where the
    gate has dialled already, it is there from the start.
 6. A callback may be called again from within an effect (a played answer, a closed socket); layers
@@ -22,7 +23,17 @@ from typing import Protocol
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.dialogue import Dialogue
 from pytest_netcapture.cassettes.miss import Miss
-from pytest_netcapture.flows import AnyFlow, Body, FlowError, HttpRequest, HttpResponse, Origin
+from pytest_netcapture.engine.layers.talk import Growing
+from pytest_netcapture.flows import (
+    AnyFlow,
+    Body,
+    FlowError,
+    HttpRequest,
+    HttpResponse,
+    Origin,
+    ServiceFlow,
+    TcpFlow,
+)
 
 
 @dataclass(slots=True)
@@ -41,6 +52,12 @@ class Play:
     """What follows on a WebSocket."""
     dialogue: Dialogue | None = None
     """Says the answer while the request comes; then there is no `response`."""
+    exchange: ServiceFlow | None = None
+    """What a database or broker answered."""
+    compare: Callable[[ServiceFlow], Miss | None] | None = None
+    """Tells how what the client sent when told to go on differs from what was recorded."""
+    paced: bool = False
+    """Chunks come as slowly as when they were recorded."""
 
 
 @dataclass(slots=True)
@@ -106,6 +123,9 @@ class Context(Protocol):
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         """Run `function` when the socket of `side` takes more, at once if it does."""
 
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        """Run `function` later, unless the connection is over by then."""
+
     def eof_client(self) -> None:
         """Half-close towards the client (all pending writes first)."""
 
@@ -133,6 +153,9 @@ class Context(Protocol):
 
     def body_sink(self) -> BodySink: ...
 
+    def growing(self) -> Growing:
+        """Return where one direction of a conversation is kept as bytes."""
+
     def begin(self, flow: AnyFlow) -> None:
         """Make `flow` visible to its test before it is complete; gives it id, scope and process."""
 
@@ -144,6 +167,18 @@ class Context(Protocol):
 
     def record(self, flow: AnyFlow) -> None:
         """Make `flow`, which is complete, final; put it on the cassette if one records."""
+
+    def unplayed(
+        self, reason: str, miss: Miss, held: bytes | None, flow: TcpFlow | None = None
+    ) -> None:
+        """Go live with a conversation that cannot be played, `held` being all that was said so far.
+
+        Where that cannot be, for `held` is None or the scope does not record, fail the test and
+        reset the client. `flow` is the conversation's if it has begun; `reason` is for a new one.
+        """
+
+    def passed_on(self, flow: AnyFlow) -> bool:
+        """Tell whether the test of `flow` has ended, and what is said now is another one's."""
 
     def become_raw(
         self, reason: str, *, client_pending: bytes = b"", server_pending: bytes = b""

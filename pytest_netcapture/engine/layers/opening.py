@@ -1,8 +1,9 @@
 """The layer that a connection starts with: wait for the first bytes, then choose the protocol.
 
 1. Whoever speaks first decides: the client's bytes are sniffed; a server that speaks first is not
-   one that we decode, unless what it says is how HTTP/2 begins.
+   one that we decode, unless what it says is how HTTP/2 begins, or a greeting that is known.
 2. A protocol is one line in `PROTOCOLS`.
+3. Bytes that may begin a protocol wait for more, but not for long: their client may wait, too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,36 @@ from pytest_netcapture.engine.layers.http1 import Http1Layer
 from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
+from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
+from pytest_netcapture.engine.layers.ordered import OrderedLayer
+from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
+from pytest_netcapture.engine.layers.redis import redis_layer
+from pytest_netcapture.engine.layers.smtp import SmtpLayer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
 PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP1: Http1Layer,
     Guess.HTTP2: Http2Layer,
+    Guess.POSTGRESQL: PostgresqlLayer,
+    Guess.REDIS: redis_layer,
 }
+
+PATIENCE = 1.0
+"""Seconds that a client may take from its first bytes to those that tell what they are."""
+
+SERVER_FIRST = "the server spoke first"
+GREETERS: dict[str, Callable[[Context], OrderedLayer]] = {
+    "mysql": mysql_layer,
+    "smtp": SmtpLayer,
+}
+"""Protocols whose server speaks first, by service."""
+
+
+def greeter(data: bytes) -> Callable[[Context], OrderedLayer] | None:
+    """Return what makes the layer for a server that says `data` first."""
+    return mysql_layer if greets_like_mysql(data) else None
+
 
 REASONS = {
     Guess.TLS: "TLS inside TLS is not decoded",
@@ -30,19 +54,31 @@ class OpeningLayer:
     """Hold the first bytes until they tell what they are.
 
     `silent` is told of a client that ends before it has sent any, with its error if it had one, and
-    returns whether no more is to be said of it.
+    returns whether no more is to be said of it. `known` makes the layer where it is known already.
     """
 
-    def __init__(self, context: Context, silent: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        silent: Callable[[str], bool] | None = None,
+        known: Callable[[Context], Layer] | None = None,
+    ) -> None:
         self._context = context
+        self._known = known
         self._silent = silent
         self._held = b""
         self._heard = b""
 
     def client_data(self, data: bytes) -> None:
         self._held += data
+        if self._known is not None:
+            self._context.layer = self._known(self._context)
+            self._context.layer.client_data(self._held)
+            return
         guess = sniff(self._held)
         if guess is Guess.MORE:
+            size = len(self._held)
+            self._context.after(PATIENCE, lambda: self._waited(size))
             return
         held, self._held = self._held, b""
         heard, self._heard = self._heard, b""
@@ -55,6 +91,11 @@ class OpeningLayer:
         self._context.layer.client_data(held)
         if heard:
             self._context.layer.server_data(heard)
+
+    def _waited(self, size: int) -> None:
+        """Pass on what was held, if nothing has come since."""
+        if self._context.layer is self and size == len(self._held):
+            self._relay("not a protocol that is decoded")
 
     def client_eof(self) -> None:
         if self._said_nothing(""):
@@ -74,8 +115,15 @@ class OpeningLayer:
 
     def server_data(self, data: bytes) -> None:
         self._heard += data
-        if len(self._heard) < FRAME_HEAD or not begins_like_a_server(self._heard):
-            self._relay("the server spoke first")
+        make = greeter(self._heard)
+        if make is not None and not self._held:
+            heard, self._heard = self._heard, b""
+            layer = make(self._context)
+            self._context.layer = layer
+            layer.begin()
+            layer.server_data(heard)
+        elif len(self._heard) < FRAME_HEAD or not begins_like_a_server(self._heard):
+            self._relay(SERVER_FIRST)
 
     def server_eof(self) -> None:
         self._relay("the server closed first")

@@ -7,18 +7,26 @@
    target (RFC 9112 §3) the line must end in HTTP/1.x, which tells SMTP, Redis, SSH or FTP apart.
 4. Waiting for more could hang a client that waits for an answer, so "more" is said only to what
    begins like a request: a lone "hello" is unknown at once.
+5. Redis is an array of strings, as all its clients write commands.
+6. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
+   with two NULs and has not eight bytes is waited for.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 import struct
 from dataclasses import dataclass
 
 HELLO_LIMIT = 1 << 16
 METHOD_LIMIT = 32
+QUIC_SMALLEST = 1200
+_LONG_HEADER = 0xC0
 LINE_LIMIT = 1 << 16
 
+HEAD = 6
+"""Bytes that tell a ClientHello from what is none: its record's head and its own type."""
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
 _SERVER_NAME = 0
@@ -31,6 +39,12 @@ _ECDSA_SUITES = frozenset(
     (0xC009, 0xC00A, 0xC023, 0xC024, 0xC02B, 0xC02C, *range(0xC0AC, 0xC0B0), 0xCCA9)
 )
 """Cipher suites of TLS 1.2 for a server with an ECDSA key; TLS 1.3's are for any."""
+_POSTGRESQL_HEAD = struct.Struct(">II")
+_POSTGRESQL_CODES = range(80877102, 80877105)
+"""CancelRequest, SSLRequest, GSSENCRequest."""
+_ARRAY = ord("*")
+_REDIS_COMMAND = re.compile(rb"\*[1-9]\d{0,6}\r\n\$\d")
+_REDIS_BEGINNING = re.compile(rb"\*([1-9]\d{0,6}(\r(\n\$?)?)?)?")
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _METHODS = frozenset(
@@ -48,6 +62,8 @@ class Guess(enum.Enum):
     TLS = "tls"
     HTTP1 = "http1"
     HTTP2 = "http2"
+    POSTGRESQL = "postgresql"
+    REDIS = "redis"
     UNKNOWN = "unknown"
 
 
@@ -91,7 +107,21 @@ def sniff(data: bytes) -> Guess:
         return _sniff_tls(data)
     if data.startswith(_PREFACE[:4]) or _PREFACE.startswith(data):
         return _sniff_preface(data)
+    if data[0] == _ARRAY:
+        return _sniff_redis(data)
+    if data[0] == 0:
+        return _sniff_postgresql(data)
     return _sniff_http(data)
+
+
+def looks_like_quic(datagram: bytes) -> bool:
+    """Tell whether a first datagram may be a QUIC client's, of whatever version (RFC 9000 §17.2).
+
+    Its server takes none that is smaller (§14.1), nor with a shorter connection ID (§7.2).
+    """
+    if len(datagram) < QUIC_SMALLEST or datagram[0] & _LONG_HEADER != _LONG_HEADER:
+        return False
+    return any(datagram[1:5]) and 8 <= datagram[5] <= 20
 
 
 def parse_client_hello(data: bytes) -> ClientHello | NeedMore | NotTls:
@@ -119,6 +149,11 @@ def parse_client_hello(data: bytes) -> ClientHello | NeedMore | NotTls:
         if len(data) < end:
             return NeedMore(end)
         position = end
+
+
+def begins_tls(data: bytes) -> bool:
+    """Tell whether `data` begins as a ClientHello does: its record's and its message's head."""
+    return len(data) >= HEAD and not isinstance(parse_client_hello(data), NotTls)
 
 
 def _record_start(data: bytes, position: int) -> NeedMore | NotTls:
@@ -225,6 +260,22 @@ def _sniff_preface(data: bytes) -> Guess:
     if data.startswith(_PREFACE):
         return Guess.HTTP2
     return Guess.MORE if _PREFACE.startswith(data) else _sniff_http(data)
+
+
+def _sniff_postgresql(data: bytes) -> Guess:
+    """Tell a start-up by its length, at most 10000, and its code (rule 6)."""
+    if len(data) < _POSTGRESQL_HEAD.size:
+        return Guess.MORE if data[:2] == b"\0\0"[: len(data)] else Guess.UNKNOWN
+    length, code = _POSTGRESQL_HEAD.unpack_from(data)
+    known = code >> 16 == 3 or code in _POSTGRESQL_CODES
+    return Guess.POSTGRESQL if 8 <= length <= 10_000 and known else Guess.UNKNOWN
+
+
+def _sniff_redis(data: bytes) -> Guess:
+    """Tell a command by how it begins: an array, its length, a string."""
+    if _REDIS_COMMAND.match(data):
+        return Guess.REDIS
+    return Guess.MORE if _REDIS_BEGINNING.fullmatch(data) else Guess.UNKNOWN
 
 
 def _sniff_http(data: bytes) -> Guess:

@@ -35,7 +35,7 @@ class TlsRelay(RawLayer):
     """A relay of TLS. `blame` is what the engine found wrong with the server, "" for nothing."""
 
     def __init__(self, context: Context, reason: str, *, sni: str = "", blame: str = "") -> None:
-        super().__init__(context, reason, sni=sni)
+        super().__init__(context, reason, sni=sni, opaque=True)
         self._blame = blame
         self._progress: Progress | None = Progress()
         self._server_alert = ""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
+from pytest_netcapture.engine.layers.played_body import Pause
 from pytest_netcapture.engine.layers.websocket_frames import Player, Tap, Unreadable
 from pytest_netcapture.flows import FlowError, Origin, WebSocketFlow
 
@@ -25,6 +26,7 @@ def switch(
     *,
     client_pending: bytes = b"",
     server_pending: bytes = b"",
+    paced: bool = False,
 ) -> None:
     """Let a WebSocket go on on `context`; pending bytes were received and not passed on."""
     layer: Layer
@@ -32,7 +34,7 @@ def switch(
         if conversation is None:
             layer = WatchedWebSocket(context, flow)
         else:
-            layer = PlayedWebSocket(context, flow, conversation)
+            layer = PlayedWebSocket(context, flow, conversation, paced=paced)
     except Unreadable as problem:
         context.record(flow)
         context.become_raw(
@@ -126,10 +128,17 @@ class WatchedWebSocket:
 class PlayedWebSocket(Ignoring):
     """One that is on replay."""
 
-    def __init__(self, context: Context, flow: WebSocketFlow, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        context: Context,
+        flow: WebSocketFlow,
+        conversation: Conversation,
+        *,
+        paced: bool = False,
+    ) -> None:
         self._context = context
         self._flow = flow
-        self._player = Player(flow, conversation, context.now)
+        self._player = Player(flow, conversation, context.now, paced=paced)
         self._over = False
 
     def begin(self) -> None:
@@ -146,7 +155,7 @@ class PlayedWebSocket(Ignoring):
             return
         self._say(answer)
 
-    def _say(self, data: bytes) -> None:
+    def _say(self, pieces: list[bytes]) -> None:
         player, context = self._player, self._context
         if player.miss is not None:
             self._flow.origin = Origin.UNMATCHED
@@ -156,8 +165,10 @@ class PlayedWebSocket(Ignoring):
             return
         if player.ended:
             self._finish(player.error)
-        if data:
-            context.to_client(data)
+        if any(isinstance(piece, Pause) for piece in pieces):
+            context.to_client_stream(pieces)
+        elif pieces:
+            context.to_client(b"".join(pieces))
         if player.ended and player.error is not None and player.error.kind != "eof":
             context.reset()
         elif player.ended:

@@ -22,6 +22,7 @@ from wsproto.frame_protocol import (
 
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.miss import Miss
+from pytest_netcapture.engine.layers.played_body import NANOSECONDS, pause
 from pytest_netcapture.flows import FlowError, WebSocketFlow, WebSocketMessage
 
 LIMIT = 1 << 24
@@ -112,11 +113,20 @@ class Tap:
 
 
 class Player:
-    """Speaks for the server. `miss` says how the client differs; `ended`, that all was said."""
+    """Speaks for the server. `miss` says how the client differs; `ended`, that all was said.
+
+    What it says comes in pieces; with `paced` there is a `Pause` where the server took its time.
+    """
 
     def __init__(
-        self, flow: WebSocketFlow, conversation: Conversation, now: Callable[[], int]
+        self,
+        flow: WebSocketFlow,
+        conversation: Conversation,
+        now: Callable[[], int],
+        *,
+        paced: bool = False,
     ) -> None:
+        self._paced = paced
         self._flow = flow
         self._conversation = conversation
         self._now = now
@@ -127,37 +137,41 @@ class Player:
         self.error: FlowError | None = None
         """How the server ended it, when not with a close."""
 
-    def begin(self) -> bytes:
+    def begin(self) -> list[bytes]:
         """Return what the server says first."""
         return self._speak()
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> list[bytes]:
         """Take what the client says; return the answer. Raises `Unreadable`."""
-        out = []
+        out: list[bytes] = []
         for message in self._reader.feed(data):
             message.time = self._now()
             self._flow.messages.append(message)
-            out.append(self._answer(message))
+            out += self._answer(message)
             if self.miss or self.ended:
                 break
-        return b"".join(out)
+        return out
 
-    def _answer(self, message: WebSocketMessage) -> bytes:
+    def _answer(self, message: WebSocketMessage) -> list[bytes]:
         if message.kind == "ping":
-            return bytes(self._reader.frames.pong(message.data))
+            return [bytes(self._reader.frames.pong(message.data))]
         if message.kind == "close":
             self.ended = True
             if self._closing:
-                return b""
+                return []
             echo = WebSocketMessage(sent=False, kind="close", code=message.code)
-            return self._write(self._conversation.closed() or echo)
+            return [self._write(self._conversation.closed() or echo)]
         if message.kind == "pong" or self._closing:
-            return b""
+            return []
         self.miss = self._conversation.said(message)
-        return b"" if self.miss else self._speak()
+        return [] if self.miss else self._speak()
 
-    def _speak(self) -> bytes:
-        out = b"".join([self._write(message) for message in self._conversation.due()])
+    def _speak(self) -> list[bytes]:
+        out: list[bytes] = []
+        for message in self._conversation.due():
+            steps = self._conversation.wait(message) // NANOSECONDS if self._paced else 0
+            out += [pause(steps)] if steps else []
+            out.append(self._write(message))
         if self._conversation.over and self._conversation.error and not self._closing:
             self.ended, self.error = True, self._conversation.error
         return out

@@ -16,9 +16,10 @@ from typing import Any
 
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.bodies import SpoolingBody
+from pytest_netcapture.engine.growing import GrowingBody
 from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Forward, Layer
 from pytest_netcapture.engine.layers.raw import RawLayer
-from pytest_netcapture.flows import AnyFlow, FlowError
+from pytest_netcapture.flows import AnyFlow, FlowError, TcpFlow
 
 
 class Playbook:
@@ -57,6 +58,8 @@ class Playbook:
         self.has_server = has_server
         self.stuffed: set[str] = set()
         """Sides whose socket is full."""
+        self.another_test = False
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.waiting_for_room: list[tuple[str, Callable[[], None]]] = []
         self.layer: Layer = make(self)
 
@@ -198,6 +201,20 @@ class Playbook:
 
     def body_sink(self) -> BodySink:
         return SpoolingBody(self._spool, self._window)
+
+    def growing(self) -> GrowingBody:
+        return GrowingBody(lambda: self._spool, self._window)
+
+    def unplayed(
+        self, reason: str, miss: Miss, held: bytes | None, flow: TcpFlow | None = None
+    ) -> None:
+        self.events.append(("unplayed", reason, miss, held, flow))
+
+    def passed_on(self, flow: AnyFlow) -> bool:
+        return self.another_test
+
+    def after(self, seconds: float, function: Callable[[], None]) -> None:
+        self.timers.append((seconds, function))
 
     def begin(self, flow: AnyFlow) -> None:
         assert not any(flow is each for each in self.began)

@@ -195,3 +195,26 @@ class TestTcp:
             out += framing.feed(stream[start : start + size])
         assert out == messages
         assert framing.pending == b""
+
+
+class TestWholeMessages:
+    """What is recorded of a response makes the same response again."""
+
+    def test_all_sections(self) -> None:
+        soa = DnsAnswer("example.com", "SOA", 60, "ns.example.com. a.example.com. 1 2 3 4 5")
+        glue = DnsAnswer("ns.example.com", "A", 60, "192.0.2.1")
+        asked = question(query(use_edns=0))
+        first = flow(*ANSWERS[:2])
+        first.authority, first.additional = [soa], [glue]
+        again = flow()
+        wire.fill_from_response(again, wire.build_response(asked, first, tcp=False))
+        assert again == first
+
+    def test_a_truncated_answer_stays_so_but_over_tcp(self) -> None:
+        first = flow(ANSWERS[0])
+        first.truncated = True
+        for tcp in (False, True):
+            again = flow()
+            wire.fill_from_response(again, wire.build_response(question(query()), first, tcp=tcp))
+            assert again.truncated is not tcp
+            assert again.answers == first.answers

@@ -1,0 +1,54 @@
+"""Exchanges with databases and brokers as text, for a cassette's sidecar."""
+
+from __future__ import annotations
+
+from pytest_netcapture.cassettes.nearest import readable
+from pytest_netcapture.cassettes.records import ServiceRecord, to_flow
+from pytest_netcapture.flows import Body, RedisFlow, ServiceFlow, SqlFlow
+
+_ROWS = 10
+_LINES = 20
+
+
+def service_title(record: ServiceRecord, place: str) -> str:
+    """Return who asked which server, and what came of it."""
+    flow = _flow(record)
+    who = f" {record.session}" if record.session else ""
+    told = "" if isinstance(flow, RedisFlow) else f" -> {flow.told}"
+    return f"{record.service} {place}{who} {record.step}{told}"
+
+
+def service_lines(record: ServiceRecord) -> list[str]:
+    """Return what was asked and answered, a value or a row a line."""
+    flow = _flow(record)
+    if isinstance(flow, RedisFlow):
+        return [f"  {flow.asked}", f"  < {flow.told}"]
+    lines = [f"  {line}" for line in record.question.splitlines()[:_LINES]]
+    values = flow.parameters if isinstance(flow, SqlFlow) else flow.values
+    lines += [f"  ${number} = {_shown(value)}" for number, value in enumerate(values, 1)]
+    if record.sent:
+        lines += [f"  > {line}" for line in readable(record.sent).splitlines()[:_LINES]]
+    if isinstance(flow, SqlFlow):
+        lines += _table(flow)
+    return lines
+
+
+def _table(flow: SqlFlow) -> list[str]:
+    rows = flow.rows
+    lines = [f"  < {' | '.join(flow.columns)}"] if flow.columns else []
+    lines += [f"  < {' | '.join(map(_shown, row))}" for row in rows[:_ROWS]]
+    if len(rows) > _ROWS:
+        lines.append(f"  < ... {len(rows) - _ROWS} more rows")
+    return lines
+
+
+def _flow(record: ServiceRecord) -> ServiceFlow:
+    flow = to_flow(record, Body(), Body())
+    assert isinstance(flow, ServiceFlow)
+    return flow
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return readable(value) if isinstance(value, bytes) else str(value)

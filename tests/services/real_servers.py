@@ -1,0 +1,216 @@
+"""Real databases and brokers, each in a temporary folder, on a port of its own, as an ordinary user.
+
+A server says that it is ready by answering its own client or by its log; nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60
+PASSWORD = "p4ssw0rd-of-the-server"
+
+
+@dataclass
+class Running:
+    """A server that can be stopped before its fixture ends."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def program(name: str, pattern: str = "") -> str:
+    """Return a program's path; skip the test where it is not installed."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/lib/rabbitmq/bin")
+    if not found and pattern:
+        found = max(map(str, Path("/").glob(pattern)), default=None)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def plain_user(*names: str) -> str | None:
+    """Return whom to run as, where we are root and the server refuses to be."""
+    if os.geteuid() != 0:
+        return None
+    known = {one.pw_name for one in pwd.getpwall()}
+    return next((name for name in names if name in known), "nobody")
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str],
+    folder: Path,
+    port: int,
+    *,
+    user: str | None = None,
+    environ: dict[str, str] | None = None,
+    ready: Callable[[], bool] = lambda: True,
+) -> Iterator[Running]:
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            user=user,
+            env=os.environ | {"TMPDIR": str(folder)} | (environ or {}),
+        )
+    server = Running(port, process)
+    try:
+        _wait_for(server, folder / "log", ready)
+        yield server
+    finally:
+        server.stop()
+
+
+def _wait_for(server: Running, log: Path, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and server.process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 1):
+            if ready():
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"{server.process.args!r} does not answer: {log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def workplace(user: str | None) -> Iterator[Path]:
+    """A folder that `user` can reach, which those that pytest makes are not."""
+    folder = Path(tempfile.mkdtemp(prefix="ci-", dir="/tmp"))
+    folder.chmod(0o755)
+    if user:
+        shutil.chown(folder, user)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def postgresql(*, auth: str = "scram-sha-256", certificate: str = "") -> Iterator[Running]:
+    """PostgreSQL with the role `app` and the database `shop`; TLS with a PEM file of chain and key."""
+    user = plain_user("postgres")
+    with workplace(user) as folder:
+        yield from _postgresql(folder, user, auth, certificate)
+
+
+def _postgresql(folder: Path, user: str | None, auth: str, certificate: str) -> Iterator[Running]:
+    port = free_port()
+    initdb = program("initdb", "usr/lib/postgresql/*/bin/initdb")
+    data, password = folder / "data", folder / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o644)
+    options = ["--username=app", f"--auth={auth}", f"--pwfile={password}", "--no-sync"]
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    command = [initdb, *options, f"--pgdata={data}"]
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder, env=environment
+    )
+    settings = [f"unix_socket_directories = '{folder}'", "fsync = off", "max_connections = 40"]
+    if certificate:
+        for name in ("server.key", "server.crt"):
+            shutil.copy(certificate, data / name)
+            shutil.chown(data / name, user or os.geteuid())
+            (data / name).chmod(0o600)
+        settings.append("ssl = on")
+    with (data / "postgresql.conf").open("a") as file:
+        file.write("\n".join([*settings, ""]))
+    command = [str(Path(initdb).resolve().parent / "postgres"), "-D", str(data), "-p", str(port)]
+    psql = program("psql")
+
+    def ready() -> bool:
+        words = [psql, "-h", str(folder), "-p", str(port), "-U", "app", "-d", "postgres", "-qc"]
+        done = subprocess.run(
+            [*words, "CREATE DATABASE shop"],
+            env=os.environ | {"PGPASSWORD": PASSWORD},
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+    with running(command, folder, port, user=user, ready=ready) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def redis(*, password: str = "") -> Iterator[Running]:
+    """Redis without a disk."""
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    if password:
+        options += ["--requirepass", password]
+    with workplace(None) as folder:
+        command = [program("redis-server"), *options, "--dir", str(folder)]
+        with running(command, folder, port) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[Running]:
+    """MariaDB with the user `app` and the database `shop`."""
+    user, port = plain_user("mysql"), free_port()
+    with workplace(user) as folder:
+        data, socket_path = folder / "data", folder / "socket"
+        install = [program("mariadb-install-db"), "--no-defaults", f"--datadir={data}"]
+        subprocess.run(
+            [*install, "--skip-test-db", "--auth-root-authentication-method=normal"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=user,
+            cwd=folder,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        command = [program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--port={port}"]
+        command += [f"--socket={socket_path}", "--bind-address=127.0.0.1"]
+        command += [f"--pid-file={folder}/pid"]
+        words = f"CREATE DATABASE shop; CREATE USER app IDENTIFIED BY '{PASSWORD}';"
+        words += "GRANT ALL ON shop.* TO app;"
+
+        def ready() -> bool:
+            client = [program("mariadb"), "--no-defaults", f"--socket={socket_path}", "-uroot"]
+            done = subprocess.run([*client, "-e", words], capture_output=True, check=False)
+            return done.returncode == 0
+
+        with running(command, folder, port, user=user, ready=ready) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def smtp(certificate: str) -> Iterator[Running]:
+    """A server that takes mail over TLS only, and after a login; PEM file of chain and key."""
+    port = free_port()
+    with workplace(None) as folder:
+        script = Path(__file__).parent / "programs" / "mail_server.py"
+        command = [sys.executable, str(script), str(port), certificate, PASSWORD]
+        with running(command, folder, port) as server:
+            yield server
