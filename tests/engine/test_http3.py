@@ -189,7 +189,9 @@ def test_hypercorn_as_the_server(app, path):
     clients=["aioquic and wsproto"],
     servers=["hypercorn"],
 )
-def test_a_websocket_on_a_stream(app, path):
+def test_a_websocket_on_a_stream(path, tmp_path):
+    """With a server of its own: after one WebSocket over HTTP/3 hypercorn answers no QUIC any more."""
+
     def talk(word):
         def run(sandbox):
             command = [sys.executable, PROGRAMS / "ws_http3.py", HOST, "443", word]
@@ -202,7 +204,8 @@ def test_a_websocket_on_a_stream(app, path):
 
         return run
 
-    live, again = both(talk("hi"), app, path)
+    with hypercorn(tmp_path, http3=True) as web:
+        live, again = both(talk("hi"), web, path)
     assert live[0] == ["200", "welcome", "hi!", "closed 4000 bye"]
     assert live[1:] == ("3", ["welcome", "hi", "hi!"], [])
     assert again == live
