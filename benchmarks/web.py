@@ -94,7 +94,7 @@ def measure_streams(lab: Lab, size: int = 2 * _GIB) -> Iterator[Row]:
     source = lab.path("zeros")
     with open(source, "wb") as file:
         file.truncate(size)
-    command = [web, "serve", f"127.0.0.1:{port}", *keys]
+    command = [web, "both", f"127.0.0.1:{port}", *keys]
     mapped = ("--map-host", f"{NAME}:443=127.0.0.1:{port}")
     curl = [program("curl"), "-sSf", "--http2", "-o", "/dev/null"]
     ways = {

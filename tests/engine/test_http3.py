@@ -54,7 +54,8 @@ def client(*command, after=lambda _: None):
         ]
         problems = [(p.kind, p.reason) for p in sandbox.problems()]
         assert not done.stderr, done.stderr
-        return done.stdout.splitlines(), exchanges, problems
+        relayed = [(f.reason, f.datagrams_sent, f.datagrams_received) for f in sandbox.flows("udp")]
+        return done.stdout.splitlines(), exchanges, problems, relayed
 
     return run
 
@@ -176,7 +177,7 @@ def test_a_client_that_gives_up_a_stream(server, path):
 @pytest.mark.shows("HTTP/3", "recorded", "replayed", clients=["aioquic"], servers=["hypercorn"])
 def test_hypercorn_as_the_server(app, path):
     live, again = both(client(*GET3, "GET:/a+POST:/b:30000"), app, path)
-    assert live[0] == ["GET /a 200 3 8", "POST /b 200 3 13"]
+    assert live[0] == ["GET /a 200 3 8", "POST /b 200 3 13"], live
     assert again[0] == live[0]
 
 
@@ -188,7 +189,9 @@ def test_hypercorn_as_the_server(app, path):
     clients=["aioquic and wsproto"],
     servers=["hypercorn"],
 )
-def test_a_websocket_on_a_stream(app, path):
+def test_a_websocket_on_a_stream(path, tmp_path):
+    """With a server of its own: after one WebSocket over HTTP/3 hypercorn answers no QUIC any more."""
+
     def talk(word):
         def run(sandbox):
             command = [sys.executable, PROGRAMS / "ws_http3.py", HOST, "443", word]
@@ -201,7 +204,8 @@ def test_a_websocket_on_a_stream(app, path):
 
         return run
 
-    live, again = both(talk("hi"), app, path)
+    with hypercorn(tmp_path, http3=True) as web:
+        live, again = both(talk("hi"), web, path)
     assert live[0] == ["200", "welcome", "hi!", "closed 4000 bye"]
     assert live[1:] == ("3", ["welcome", "hi", "hi!"], [])
     assert again == live
@@ -213,7 +217,7 @@ def test_a_websocket_on_a_stream(app, path):
 def test_a_stream_that_is_not_recorded_is_reset_and_the_others_go_on(app, path):
     record = settings(mappings=app.mappings, ca=[app.ca], cassette=path)
     in_sandbox(client(*GET3, "GET:/a"), record)
-    said, exchanges, problems = in_sandbox(
+    said, exchanges, problems, _ = in_sandbox(
         client(*GET3, "GET:/other", "GET:/a"), settings(cassette=path, mode="none")
     )
     assert said == ["GET /other reset 0x102", "GET /a 200 3 8"]
@@ -225,7 +229,7 @@ def test_live_and_played_streams_share_a_connection(app, path):
     record = settings(mappings=app.mappings, ca=[app.ca], cassette=path)
     in_sandbox(client(*GET3, "GET:/a"), record)
     more = settings(mappings=app.mappings, ca=[app.ca], cassette=path, mode="new_episodes")
-    said, exchanges, problems = in_sandbox(client(*GET3, "GET:/a", "GET:/b"), more)
+    said, exchanges, problems, _ = in_sandbox(client(*GET3, "GET:/a", "GET:/b"), more)
     assert said == ["GET /a 200 3 8", "GET /b 200 3 8"]
     assert [origin for origin, *_ in exchanges] == ["played", "live"]
     assert problems == []
@@ -236,7 +240,7 @@ def test_a_recording_answers_whichever_version_asks(app, path):
     curl = ["curl", "-s", "--http2", "-w", " %{http_version}", f"https://{HOST}/a"]
     live = in_sandbox(client(*curl), record)
     assert live[0] == ["GET /a 0 2"]
-    said, exchanges, _ = in_sandbox(client(*GET3, "GET:/a"), settings(cassette=path, mode="none"))
+    said, exchanges, *_ = in_sandbox(client(*GET3, "GET:/a"), settings(cassette=path, mode="none"))
     assert said == ["GET /a 200 2 8"]
     assert exchanges == [("played", "3", "200")]
 

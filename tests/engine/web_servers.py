@@ -111,15 +111,17 @@ def hypercorn(folder: Path, *, http3: bool = False) -> Iterator[Web]:
     ]
     with running(command, [https, http], cwd=HERE):
         if http3:
-            _wait_for_datagrams(https)
+            _wait_for_http3(https, ca)
         yield Web(https, http, ca)
 
 
-def _wait_for_datagrams(port: int) -> None:
-    """Wait until a UDP socket of this machine has the port (/proc/net/udp)."""
-    deadline = time.monotonic() + TIMEOUT
+def _wait_for_http3(port: int, ca: str) -> None:
+    """Wait until it answers: its socket is there long before its worker reads from it."""
+    command = [sys.executable, HERE / "programs/get3.py", "--quick", "--ca", ca]
+    deadline = time.monotonic() + 3 * TIMEOUT
     while time.monotonic() < deadline:
-        if f":{port:04X} " in Path("/proc/net/udp").read_text():
+        asked = [*command, "127.0.0.1", str(port), "GET:/ready"]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        if done.stdout.startswith("GET /ready 200"):
             return
-        select.select([], [], [], 0.02)
-    raise AssertionError(f"nobody has UDP port {port}")
+    raise AssertionError(f"no HTTP/3 at port {port}: {done.stdout}{done.stderr}")

@@ -1,6 +1,7 @@
 // A client and a server of quic-go's, for the tests.
 //
-//	http3go serve ADDRESS CHAIN KEY        says "ready" when it listens; on TCP it speaks HTTP/2
+//	http3go serve ADDRESS CHAIN KEY        says "ready" when it listens
+//	http3go both ADDRESS CHAIN KEY         and speaks HTTP/2 at the same TCP port
 //	http3go get URL [METHOD SIZE]...       each further pair is one more request to the URL
 //	http3go twice URL                      a connection each time, both from one socket
 package main
@@ -29,7 +30,7 @@ func (letters) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func serve(address, chain, key string) error {
+func serve(how, address, chain, key string) error {
 	next := make(chan bool)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -80,11 +81,13 @@ func serve(address, chain, key string) error {
 	if err != nil {
 		return err
 	}
-	stream, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
+	if how == "both" {
+		stream, err := net.Listen("tcp", address)
+		if err != nil {
+			return err
+		}
+		go (&http.Server{Handler: mux}).ServeTLS(stream, chain, key)
 	}
-	go (&http.Server{Handler: mux}).ServeTLS(stream, chain, key)
 	fmt.Println("ready")
 	config := http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}})
 	return (&http3.Server{Handler: mux, TLSConfig: config}).Serve(listener)
@@ -149,8 +152,8 @@ func twice(url string) error {
 func main() {
 	var err error
 	switch os.Args[1] {
-	case "serve":
-		err = serve(os.Args[2], os.Args[3], os.Args[4])
+	case "serve", "both":
+		err = serve(os.Args[1], os.Args[2], os.Args[3], os.Args[4])
 	case "twice":
 		err = twice(os.Args[2])
 	default:
