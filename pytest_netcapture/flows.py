@@ -653,7 +653,8 @@ class ServiceFlow(Flow, kw_only=True, omit_defaults=True, tag="service"):
     @property
     def asked(self) -> str:
         """Return what was asked, for people."""
-        return self.question or self.step
+        words = [(value or b"").decode("utf-8", "backslashreplace") for value in self.values]
+        return " ".join([self.question or self.step, *words])
 
     @property
     def told(self) -> str:

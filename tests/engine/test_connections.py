@@ -262,7 +262,7 @@ def test_half_close_lets_the_answer_through():
 
 def test_a_server_that_speaks_first_is_relayed():
     with serving(
-        lambda conn: (conn.sendall(b"220 hi\r\n"), conn.sendall(conn.recv(100)))
+        lambda conn: (conn.sendall(b"+OK hi\r\n"), conn.sendall(conn.recv(100)))
     ) as server:
 
         def client(sandbox):
@@ -274,7 +274,7 @@ def test_a_server_that_speaks_first_is_relayed():
             return greeting, echoed, flow.reason, flow.sent, flow.received
 
         found = in_sandbox(client, settings(mappings=[f"{NAME}={server.at}"]))
-    assert found == (b"220 hi\r\n", b"NOOP\r\n", "the server spoke first", 6, 14)
+    assert found == (b"+OK hi\r\n", b"NOOP\r\n", "the server spoke first", 6, 14)
 
 
 def test_malformed_http_is_relayed_and_named():

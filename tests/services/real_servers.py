@@ -214,3 +214,12 @@ def smtp(certificate: str) -> Iterator[Running]:
         command = [sys.executable, str(script), str(port), certificate, PASSWORD]
         with running(command, folder, port) as server:
             yield server
+
+
+@contextlib.contextmanager
+def memcached() -> Iterator[Running]:
+    port = free_port()
+    with workplace(plain_user("nobody")) as folder:
+        command = [program("memcached"), "-p", str(port), "-l", "127.0.0.1", "-U", "0"]
+        with running(command, folder, port, user=plain_user("nobody")) as server:
+            yield server

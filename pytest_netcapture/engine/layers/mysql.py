@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from pytest_netcapture.engine.layers.layer import Context
-from pytest_netcapture.engine.layers.ordered import Asked, OrderedLayer, Part
+from pytest_netcapture.engine.layers.ordered import Asked, Dialect, OrderedLayer, Part
 from pytest_netcapture.flows import ServiceFlow, SqlFlow
 from pytest_netcapture.mysql_messages import (
     EOF,
@@ -64,7 +64,7 @@ def greets_like_mysql(data: bytes) -> bool:
     return len(data) > _HEAD and data[3] == 0 and data[_HEAD] == _VERSION_10 and data[2] == 0
 
 
-class Mysql:
+class Mysql(Dialect):
     """One connection."""
 
     def __init__(self, context: Context) -> None:
@@ -253,9 +253,6 @@ class Mysql:
             self._made, fields = Reader(first, 1).number(4), Reader(first, 7)
             self._statements[self._made] = Statement(flow.question, fields.number(2))
 
-    def apart(self, _unit: bytes) -> ServiceFlow | None:
-        return None
-
     # ── replay ───────────────────────────────────────────────────────────────────────────────
 
     def answer(self, flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
@@ -272,9 +269,6 @@ class Mysql:
 
     def refusal(self, _flow: ServiceFlow, text: str) -> bytes:
         return packet(error(text), self._sequence + 1)
-
-    def listens(self, _flow: ServiceFlow) -> list[ServiceFlow]:
-        return []
 
 
 def _decoded(data: bytes) -> str:

@@ -14,6 +14,7 @@ from pytest_netcapture.engine.layers.http1 import Http1Layer
 from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
+from pytest_netcapture.engine.layers.memcached import begins_like_memcached, memcached_layer
 from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
 from pytest_netcapture.engine.layers.ordered import OrderedLayer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
@@ -27,6 +28,7 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP2: Http2Layer,
     Guess.POSTGRESQL: PostgresqlLayer,
     Guess.REDIS: redis_layer,
+    Guess.MEMCACHED: memcached_layer,
 }
 
 PATIENCE = 1.0
@@ -80,6 +82,8 @@ class OpeningLayer:
             size = len(self._held)
             self._context.after(PATIENCE, lambda: self._waited(size))
             return
+        if guess is Guess.UNKNOWN and begins_like_memcached(self._held):
+            guess = Guess.MEMCACHED
         held, self._held = self._held, b""
         heard, self._heard = self._heard, b""
         make = PROTOCOLS.get(guess)

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.engine.layers import notices
@@ -47,35 +46,43 @@ class Asked:
     size: int = 0
 
 
-class Dialect(Protocol):
+class Dialect:
     """One connection's protocol: it reads both sides, and remembers what they agreed on."""
-
-    def greeting(self) -> Asked | None:
-        """Return what is answered before a client asks: that it has connected."""
 
     def asked(self, data: bytes) -> Iterator[Asked]:
         """Yield what the client has asked with `data`. Raises `Unreadable`."""
+        raise NotImplementedError
 
     def units(self, data: bytes) -> Iterator[bytes]:
         """Yield the pieces of the server's that `data` completes. Raises `Unreadable`."""
+        raise NotImplementedError
 
     def part(self, unit: bytes, head: Asked | None) -> Part:
         """Tell what a piece is. Raises `Unreadable` when nothing was asked."""
+        raise NotImplementedError
 
-    def apart(self, unit: bytes) -> ServiceFlow | None:
-        """Return an exchange for what the server said by itself; None for what is not kept."""
+    def refusal(self, flow: ServiceFlow, text: str) -> bytes:
+        """Return the protocol's error for what is not answered."""
+        raise NotImplementedError
+
+    def greeting(self) -> Asked | None:
+        """Return what is answered before a client asks: that it has connected."""
+        return None
 
     def told(self, flow: ServiceFlow) -> None:
         """Take note of an answer, live or played."""
 
-    def answer(self, flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
+    def answer(self, _flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
         """Return a recorded answer as it is to be played on this connection."""
+        return recorded.answer
 
-    def refusal(self, flow: ServiceFlow, text: str) -> bytes:
-        """Return the protocol's error for what is not answered."""
+    def apart(self, _unit: bytes) -> ServiceFlow | None:
+        """Return an exchange for what the server said by itself; None for what is not kept."""
+        return None
 
-    def listens(self, flow: ServiceFlow) -> list[ServiceFlow]:
-        """Return what is waited for after `flow` was answered, to be looked up."""
+    def listens(self, _flow: ServiceFlow) -> list[ServiceFlow]:
+        """Return what is waited for after an exchange was answered, to be looked up."""
+        return []
 
 
 class OrderedLayer(Ignoring):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_netcapture.engine.layers.layer import Context
-from pytest_netcapture.engine.layers.ordered import Asked, OrderedLayer, Part
+from pytest_netcapture.engine.layers.ordered import Asked, Dialect, OrderedLayer, Part
 from pytest_netcapture.flows import RedisFlow, ServiceFlow
 from pytest_netcapture.redis_messages import PUSH, Splitter, command_in, error, parse
 from pytest_netcapture.unreadable import Unreadable
@@ -34,7 +34,7 @@ def redis_layer(context: Context) -> OrderedLayer:
     return OrderedLayer(context, Redis(context))
 
 
-class Redis:
+class Redis(Dialect):
     """One connection."""
 
     def __init__(self, context: Context) -> None:
@@ -43,9 +43,6 @@ class Redis:
         self._user, self._database, self._version = "default", "0", ""
         self._queue: list[bytes] | None = None
         """The commands of a transaction that is open."""
-
-    def greeting(self) -> Asked | None:
-        return None
 
     # ── the client ───────────────────────────────────────────────────────────────────────────
 
@@ -126,12 +123,6 @@ class Redis:
         flow = self._flow("message", channel, [])
         flow.answer, flow.form = unit, self._version
         return flow
-
-    def told(self, flow: ServiceFlow) -> None:
-        pass
-
-    def answer(self, _flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
-        return recorded.answer
 
     def refusal(self, _flow: ServiceFlow, text: str) -> bytes:
         return error(text)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_netcapture.engine.layers.layer import Context
-from pytest_netcapture.engine.layers.ordered import Asked, OrderedLayer, Part
+from pytest_netcapture.engine.layers.ordered import Asked, Dialect, OrderedLayer, Part
 from pytest_netcapture.flows import MailFlow, ServiceFlow
 from pytest_netcapture.unreadable import LIMIT, Unreadable
 
@@ -39,7 +39,7 @@ def greets_like_smtp(data: bytes) -> bool:
     return data.startswith((b"220 ", b"220-"))
 
 
-class Smtp:
+class Smtp(Dialect):
     """One connection."""
 
     def __init__(self, context: Context) -> None:
@@ -159,17 +159,8 @@ class Smtp:
         elif flow.question == "STARTTLS":
             self.encrypts = code == _AGREED
 
-    def apart(self, _unit: bytes) -> ServiceFlow | None:
-        return None
-
     # ── replay ───────────────────────────────────────────────────────────────────────────────
-
-    def answer(self, _flow: ServiceFlow, recorded: ServiceFlow) -> bytes:
-        return recorded.answer
 
     def refusal(self, _flow: ServiceFlow, text: str) -> bytes:
         line = text.encode("ascii", "replace").replace(b"\r", b" ").replace(b"\n", b" ")
         return b"554 " + line + b"\r\n"
-
-    def listens(self, _flow: ServiceFlow) -> list[ServiceFlow]:
-        return []

@@ -64,6 +64,7 @@ class Guess(enum.Enum):
     HTTP2 = "http2"
     POSTGRESQL = "postgresql"
     REDIS = "redis"
+    MEMCACHED = "memcached"
     UNKNOWN = "unknown"
 
 
