@@ -257,6 +257,7 @@ class Active:
             return []
         settings = scope.settings_now
         try:
+            unused_mocks = scope.unused_mocks() if settings.strict else []
             ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
@@ -264,6 +265,8 @@ class Active:
             item.stash[_COUNTS] = ended.counts
         self._warn(item, ended.warnings)
         texts = [self._text(problem, item) for problem in ended.problems]
+        if unused_mocks:
+            texts.append(_unused_mocks_text(unused_mocks))
         if settings.strict and ended.unused:
             path = settings.cassette.path if settings.cassette else ""
             texts.append(_unused_text(path, ended.unused))
@@ -357,4 +360,11 @@ def _unused_text(path: str, unused: Sequence[AnyFlow]) -> str:
     lines.append(
         "  do       record it again: --netcapture-record-mode=rewrite, or drop --netcapture-strict"
     )
+    return "\n".join(lines)
+
+
+def _unused_mocks_text(unused: Sequence[str]) -> str:
+    lines = [f"unused: {len(unused)} of the test's mocks were not used"]
+    lines += [f"  {line}" for line in unused]
+    lines.append("  do       take them out, or drop --netcapture-strict")
     return "\n".join(lines)

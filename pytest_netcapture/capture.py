@@ -38,6 +38,7 @@ from pytest_netcapture.flows import (
 )
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.messages import CassetteState
+from pytest_netcapture.mocks import Mock
 from pytest_netcapture.ports import check_port
 from pytest_netcapture.programs import CompletedProgram, Program
 from pytest_netcapture.settings import (
@@ -75,6 +76,15 @@ class FlowSource(Protocol):
 
     def publish(self, port: int, host_port: int) -> int:
         """Let the host reach a port of the test; return the host's."""
+
+    def set_mock(self, mock: Mock) -> None:
+        """Let a mock hold as it is now."""
+
+    def calls(self, number: int) -> list[AnyFlow]:
+        """Return the exchanges that mock `number` has answered."""
+
+    def unused_mocks(self) -> list[str]:
+        """Return what mocks are for that have answers left, and which."""
 
     def program(self, name: str) -> FlowSource:
         """Begin a scope, with a namespace of its own, for one program of the test."""
@@ -238,6 +248,17 @@ class Netcapture:
         if host_port:
             check_port(host_port, f"{place}: host_port")
         return self._source.publish(port, host_port)
+
+    def mock(self, method: Any = None, url: Any = None, /, **criteria: Any) -> Mock:
+        """Answer matching requests from here for the rest of this test, whatever the network is.
+
+        Say with what: ``.respond(201, json={...})``, ``.respond_with(function)``.
+        """
+        return Mock(self._source, method, url, criteria)
+
+    def assert_all_mocks_used(self) -> None:
+        """Claim that every answer of every mock of this test was given."""
+        _raise(claims.all_used(self._source.flows(), self._source.unused_mocks()))
 
     def allow(self, *patterns: str) -> None:
         """Let connections to `patterns` out for the rest of this test, whatever is blocked."""

@@ -19,6 +19,14 @@ from typing import TypeAlias
 import msgspec
 
 from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.mock_messages import (
+    GetCalls,
+    GetUnused,
+    OpenQuestions,
+    Questions,
+    SetMock,
+    Unused,
+)
 from pytest_netcapture.settings import Settings
 
 SESSION_SCOPE = 0
@@ -255,6 +263,10 @@ Request: TypeAlias = (
     | GetCassette
     | WaitChange
     | Publish
+    | SetMock
+    | GetCalls
+    | GetUnused
+    | OpenQuestions
     | Abandon
     | End
     | Close
@@ -267,6 +279,8 @@ Reply: TypeAlias = (
     | Published
     | FlowList
     | ProblemList
+    | Questions
+    | Unused
     | CassetteState
     | Ended
     | Closed

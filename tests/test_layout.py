@@ -22,10 +22,12 @@ PUBLIC = {
     "EnvironmentProblem",
     "Mismatch",
     "NetcaptureError",
+    "Response",
     "UsageError",
 }
 FIXTURE = {
     "allow",
+    "assert_all_mocks_used",
     "assert_connected",
     "assert_no_traffic",
     "assert_not_requested",
@@ -40,6 +42,7 @@ FIXTURE = {
     "grpc",
     "http",
     "map_host",
+    "mock",
     "passthrough",
     "popen",
     "publish",

@@ -18,7 +18,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
 import msgspec
 
@@ -27,11 +27,19 @@ from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.growing import GrowingBody
-from pytest_netcapture.engine.layers.layer import BodySink, Decision, Endpoint, Ignoring, Layer
+from pytest_netcapture.engine.layers.layer import (
+    BodySink,
+    Decision,
+    Endpoint,
+    Ignoring,
+    Later,
+    Layer,
+)
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.layers.raw_replay import RawReplayLayer
 from pytest_netcapture.engine.layers.sniff import begins_tls
+from pytest_netcapture.engine.mocks import Reach
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
 from pytest_netcapture.flows import (
@@ -55,7 +63,10 @@ SMALL_WINDOW = 1 << 14
 
 
 class Plan(NamedTuple):
-    """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is."""
+    """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is.
+
+    `mocked`: whether it needs no server; YES once it is accepted without one.
+    """
 
     namespace: int
     client: Address
@@ -63,6 +74,7 @@ class Plan(NamedTuple):
     names: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     loopback: bool = False
+    mocked: Reach = Reach.NO
 
 
 class Pending(NamedTuple):
@@ -322,10 +334,15 @@ class Connection:
         self._server_socket = None
 
     def decides_late(self) -> bool:
-        return self.scope.plays
+        return self.scope.plays or bool(self.scope.mocks)
 
-    def decide(self, flow: AnyFlow) -> Decision:
-        assert isinstance(flow, (HttpFlow, ServiceFlow))
+    @overload
+    def decide(self, flow: HttpFlow) -> Decision | Later: ...
+    @overload
+    def decide(self, flow: ServiceFlow) -> Decision: ...
+    def decide(self, flow: HttpFlow | ServiceFlow) -> Decision | Later:
+        if isinstance(flow, ServiceFlow):
+            return self.engine.decide_service(self, flow)
         return self.engine.decide(self, flow)
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:
@@ -396,6 +413,9 @@ class Connection:
     def silent(self) -> None:
         """Give up a client without a server that waits for it to speak."""
         reason = "the client waits for the server to speak first"
+        if not self.scope.plays:  # a mocked host, at which there may be a server all the same
+            self.connect()
+            return
         found = self.engine.script(self)
         if isinstance(found, Miss):
             found = msgspec.structs.replace(found, reason=f"{reason}; {found.reason}")

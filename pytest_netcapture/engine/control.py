@@ -34,12 +34,23 @@ from pytest_netcapture.messages import (
     WaitChange,
     encode,
 )
+from pytest_netcapture.mock_messages import GetCalls, GetUnused
 
 Answer = tuple[Reply, Sequence[int]]
 Handler = Callable[[Request], "Answer | Awaitable[Answer] | None"]
 """None: there is no reply."""
 
-_LOOKS = (Close, End, GetCassette, GetFlows, GetProblems, Update, WaitChange)
+_LOOKS = (
+    Close,
+    End,
+    GetCalls,
+    GetCassette,
+    GetFlows,
+    GetProblems,
+    GetUnused,
+    Update,
+    WaitChange,
+)
 """Requests whose maker waits, and that are about all that it has done before."""
 
 

@@ -16,6 +16,7 @@ from pytest_netcapture.engine import pipeline
 from pytest_netcapture.engine.dialer import is_loopback
 from pytest_netcapture.engine.layers import dns as wire
 from pytest_netcapture.engine.layers.layer import Ignoring
+from pytest_netcapture.engine.mocks import Reach
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.flows import Address, DnsAnswer, DnsFlow, FlowError, Origin
 
@@ -75,6 +76,10 @@ class DnsServer:
                 "NXDOMAIN"  # RFC 6303 §4: nobody else's to answer, so never sent nor blocked
             )
             return None
+        mocked = Reach.NO if scope.sealed else scope.mocks.names(flow.name)
+        if mocked is Reach.YES:
+            self._give_stable(flow)
+            return None
         recorded, problem = pipeline.decide_dns(scope, flow)
         if recorded is not None:
             flow.origin = Origin.PLAYED
@@ -83,16 +88,29 @@ class DnsServer:
                 list(recorded.answers),
                 recorded.error,
             )
-        elif problem is not None:
+        elif problem is not None and mocked is Reach.NO:
             flow.rcode = "NXDOMAIN"
             self._engine.scopes.problem(scope, problem)
+        elif problem is not None:
+            self._give_stable(flow)
         elif self._is_given(scope, flow.name):
-            self._give(
-                flow, {k: self._engine.names.give(flow.name, v) for k, v in (("A", 4), ("AAAA", 6))}
-            )
+            self._give_name(flow)
         else:
-            return await self._forward(scope, flow, query, tcp=tcp)
+            reply = await self._forward(scope, flow, query, tcp=tcp)
+            if mocked is Reach.NO or flow.rcode == "NOERROR":
+                return reply
+            flow.error = None
+            self._give_stable(flow)
         return None
+
+    def _give_stable(self, flow: DnsFlow) -> None:
+        """Answer for a host that is mocked, and may not exist."""
+        flow.origin = Origin.MOCKED
+        self._give_name(flow)
+
+    def _give_name(self, flow: DnsFlow) -> None:
+        give = self._engine.names.give
+        self._give(flow, {"A": give(flow.name, 4), "AAAA": give(flow.name, 6)})
 
     def _is_given(self, scope: Scope, name: str) -> bool:
         mapped = any(m.from_host == name for m in scope.settings.map_host)

@@ -40,7 +40,9 @@ from pytest_netcapture.engine.dialer import (
     is_loopback,
     resolve_now,
 )
-from pytest_netcapture.engine.layers.layer import Decision, Play
+from pytest_netcapture.engine.layers.layer import Decision, Later, Play
+from pytest_netcapture.engine.mocking import Mocking
+from pytest_netcapture.engine.mocks import Reach
 from pytest_netcapture.engine.names import Names
 from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper
 from pytest_netcapture.engine.opener import Opener
@@ -100,6 +102,7 @@ class Engine:
         self.redirector, self.pool, self.attribution = self.ground[:3]
         self.dialer = Dialer(loop, self.hopper, self.attribution.listens, options.upstream)
         self.opener = Opener(self)
+        self.mocking = Mocking(self)
         self.requests = Requests(self)
         self.publisher = Publisher(self)
         channel = socket.socket(fileno=options.control_fd)
@@ -197,6 +200,8 @@ class Engine:
         def dialled(sock: socket.socket | None, error: FlowError | None) -> None:
             if sock is not None:
                 self._accept(plan, sock, lambda: syn.answer(Verdict.ACCEPT))
+            elif plan.mocked is not Reach.NO:
+                self._accept(_serverless(plan), None, lambda: syn.answer(Verdict.ACCEPT))
             else:
                 assert error is not None
                 self._failed(plan, error)
@@ -258,6 +263,8 @@ class Engine:
         else:
             future.set_result((None, None))
         sock, error = await future
+        if error is not None and plan.mocked is not Reach.NO:
+            plan, error = _serverless(plan), None
         if error is not None:
             self._failed(plan, error)
             reset_socket(stream.socket)
@@ -276,6 +283,7 @@ class Engine:
         flow = self._tcp_flow(plan)
         flow.client, flow.started = plan.client, self.now()
         flow.reason = "loopback" if plan.loopback else ""
+        flow.origin = Origin.MOCKED if plan.mocked is Reach.YES else Origin.LIVE
         scope, late = self.scopes.resolve(plan.namespace, owner.is_test_process)
         self.scopes.add(scope, flow, late)
         self._pending[plan.namespace, plan.client] = Pending(plan, sock, flow, owner)
@@ -327,11 +335,14 @@ class Engine:
         plan = Plan(namespace, client, address, names, candidates, loopback)
         if loopback:
             return plan, None
+        if scope.mocks and not scope.sealed:
+            mocked = scope.mocks.reach(_hosts(plan), address[1])
+            plan = plan._replace(mocked=mocked)
         return plan, self._verdict(scope, plan)
 
     def _verdict(self, scope: Scope, plan: Plan) -> Verdict | None:
         address, port = plan.address
-        if port == 53:
+        if port == 53 or plan.mocked is Reach.YES:
             return Verdict.ACCEPT
         if scope.sealed:
             flow = self._tcp_flow(plan)
@@ -350,6 +361,8 @@ class Engine:
             if not scope.records or any(cassette.knows(h, port) for h in (*plan.names, address)):
                 return Verdict.ACCEPT
         reason = pipeline.allowed(scope.settings, plan.names, address, port)
+        if reason and plan.mocked is not Reach.NO:
+            return Verdict.ACCEPT
         if reason:
             flow = self._tcp_flow(plan)
             self.add(plan, flow)
@@ -435,16 +448,28 @@ class Engine:
 
     # ── what connections report ──────────────────────────────────────────────────────────────
 
-    def decide(self, connection: Connection, flow: HttpFlow | ServiceFlow) -> Decision:
+    def decide(self, connection: Connection, flow: HttpFlow) -> Decision | Later:
+        scope = self.scopes.get(flow.scope)
+        if scope.mocks and not scope.sealed:
+            decision = self.mocking.decide(connection, scope, flow)
+            if decision is not None:
+                return decision
+        return self.decide_unmocked(connection, flow)
+
+    def decide_unmocked(self, connection: Connection, flow: HttpFlow) -> Decision:
         scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
-        if isinstance(flow, ServiceFlow):
-            decision, problem = pipeline.decide_service(scope, flow, address)
-        else:
-            decision, problem = pipeline.decide_http(scope, flow, address)
-        return self._decided(connection, flow, decision, problem)
+        found = pipeline.decide_http(scope, flow, address)
+        return self._decided(connection, flow, *found)
+
+    def decide_service(self, connection: Connection, flow: ServiceFlow) -> Decision:
+        scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
+        found = pipeline.decide_service(scope, flow, address)
+        return self._decided(connection, flow, *found)
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
         scope = self.scopes.get(flow.scope)
+        if scope.mocks.may_match(flow):
+            return None
         found = pipeline.decide_early(scope, flow, connection.plan.address[0])
         return None if found is None else self._decided(connection, flow, *found)
 
@@ -532,6 +557,17 @@ class Engine:
     def _tcp_flow(plan: Plan) -> TcpFlow:
         host = plan.names[0] if plan.names else plan.address[0]
         return TcpFlow(host=host, port=plan.address[1], address=plan.address)
+
+
+def _hosts(plan: Plan) -> tuple[str, ...]:
+    """Return the names by which a test may mean a destination."""
+    address = plan.address[0]
+    return (*plan.names, address, *(["localhost"] if is_loopback(address) else []))
+
+
+def _serverless(plan: Plan) -> Plan:
+    """Accept a connection for mocks only, since there is no server."""
+    return plan._replace(mocked=Reach.YES)
 
 
 def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:

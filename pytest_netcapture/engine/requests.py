@@ -38,6 +38,14 @@ from pytest_netcapture.messages import (
     Update,
     WaitChange,
 )
+from pytest_netcapture.mock_messages import (
+    GetCalls,
+    GetUnused,
+    OpenQuestions,
+    Questions,
+    SetMock,
+    Unused,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -67,6 +75,10 @@ class Requests:
             GetCassette: self._cassette,
             WaitChange: self._wait_change,
             Publish: self._publish,
+            SetMock: self._set_mock,
+            GetCalls: self._calls,
+            GetUnused: self._unused,
+            OpenQuestions: self._open_questions,
             Abandon: self._abandon,
             Moved: self._moved,
             End: self._end,
@@ -180,6 +192,21 @@ class Requests:
         port = self._engine.publisher.open(scope, request.port, request.host_port)
         return Published(port), ()
 
+    def _set_mock(self, request: SetMock) -> None:
+        self._engine.scopes.get(request.scope).mocks.set(request)
+
+    def _open_questions(self, request: OpenQuestions) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        return Questions(), [self._engine.mocking.open(scope)]
+
+    def _calls(self, request: GetCalls) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        return FlowList(scope.mocks.get(request.number).calls), ()
+
+    def _unused(self, request: GetUnused) -> Answer:
+        mocks = self._engine.scopes.get(request.scope).mocks
+        return Unused([f"{m.text}: {left}" for m in mocks if (left := m.left())]), ()
+
     def _abandon(self, request: Abandon) -> Answer:
         namespace = self._leases.pop(request.scope, None)
         scope = self._engine.scopes.find(request.scope)
@@ -202,6 +229,7 @@ class Requests:
     def _end_with_programs(self, scope: Scope) -> None:
         self._engine.scopes.end(scope)
         self._engine.publisher.close(scope)
+        self._engine.mocking.close(scope)
         for child in scope.children:
             self._engine.scopes.end(child)
             _add_up(scope.counts, child.counts)

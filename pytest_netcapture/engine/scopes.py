@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_netcapture.cassettes.store import Cassette
+from pytest_netcapture.engine.mocks import Mocks
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, ServiceFlow
 from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
@@ -31,6 +32,7 @@ class Scope:
     id: int
     nodeid: str
     settings: Settings
+    mocks: Mocks = field(default_factory=Mocks)
     cassette: Cassette | None = None
     namespace: EngineNamespace | None = None
     active: bool = True
@@ -101,9 +103,9 @@ class Scopes:
     def begin_child(
         self, parent: Scope, identity: int, nodeid: str, namespace: EngineNamespace
     ) -> Scope:
-        """Begin a program's scope: it shares its parent's settings and cassette, not its flows."""
+        """Begin a program's scope: it shares all of its parent but the flows."""
         scope = self.begin(identity, nodeid, parent.settings, namespace)
-        scope.cassette, scope.parent = parent.cassette, parent
+        scope.cassette, scope.parent, scope.mocks = parent.cassette, parent, parent.mocks
         parent.children.append(scope)
         return scope
 

@@ -38,7 +38,7 @@ from pytest_netcapture.engine.layers.http2_playing import Playing
 from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT
 from pytest_netcapture.engine.layers.http2_sender import Sender
 from pytest_netcapture.engine.layers.http2_websocket import watched
-from pytest_netcapture.engine.layers.layer import Context, Decision, Forward, Play
+from pytest_netcapture.engine.layers.layer import Context, Decision, Forward, Later, Play
 from pytest_netcapture.flows import FlowError, Headers
 
 _CONTINUE: Fields = [(b":status", b"100")]
@@ -181,7 +181,16 @@ class Http2Layer:
             self._decide(exchange)
 
     def _decide(self, exchange: Http2Exchange) -> None:
-        self._decided(exchange, self._context.decide(exchange.flow))
+        decision = self._context.decide(exchange.flow)
+        if isinstance(decision, Later):
+            decision.then(lambda made: self._decided_late(exchange, made))
+        else:
+            self._decided(exchange, decision)
+
+    def _decided_late(self, exchange: Http2Exchange, decision: Decision) -> None:
+        if not self._over and not exchange.complete:
+            self._decided(exchange, decision)
+            self._flush()
 
     def _decided(self, exchange: Http2Exchange, decision: Decision) -> None:
         if isinstance(decision, Forward):
