@@ -15,6 +15,7 @@ Proved by tests/plugin.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -32,7 +33,7 @@ from pytest_netcapture.messages import Counts
 from pytest_netcapture.plugin import ACTIVE
 from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
-from pytest_netcapture.session import Session
+from pytest_netcapture.session import Session, TestScope
 from pytest_netcapture.settings import Settings
 from pytest_netcapture.sources import Sources
 from pytest_netcapture.summary import Summary
@@ -196,11 +197,21 @@ class Active:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        scope = self._session.scope
+        if report.failed and scope is not None and (lines := self._schedule(scope)):
+            report.sections.append((f"{SECTION} faults", "\n".join(lines)))
         counts = item.stash.get(_COUNTS, None)
         if call.when == "teardown" and counts is not None:
             summary.attach(report, msgspec.structs.asdict(counts))
             del item.stash[_COUNTS]
         return report
+
+    @staticmethod
+    def _schedule(scope: TestScope) -> list[str]:
+        """Return when faults have struck, so that it can be had again."""
+        with contextlib.suppress(NetcaptureError):  # what is wrong is told elsewhere
+            return scope.schedule()
+        return []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:

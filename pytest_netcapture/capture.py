@@ -22,6 +22,8 @@ import msgspec
 
 from pytest_netcapture import claims, programs
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
+from pytest_netcapture.fault_messages import SetFault
+from pytest_netcapture.faults import Fault
 from pytest_netcapture.flows import (
     AnyFlow,
     DnsFlow,
@@ -82,6 +84,12 @@ class FlowSource(Protocol):
 
     def calls(self, number: int) -> list[AnyFlow]:
         """Return the exchanges that mock `number` has answered."""
+
+    def set_fault(self, fault: SetFault) -> None:
+        """Let a fault hold."""
+
+    def seed(self) -> str:
+        """Return what makes the test's own schedule of faults."""
 
     def unused_mocks(self) -> list[str]:
         """Return what mocks are for that have answers left, and which."""
@@ -255,6 +263,13 @@ class Netcapture:
         Say with what: ``.respond(201, json={...})``, ``.respond_with(function)``.
         """
         return Mock(self._source, method, url, criteria)
+
+    def fault(self, method: Any = None, url: Any = None, /, **criteria: Any) -> Fault:
+        """Let matching traffic go wrong for the rest of this test, live, played or mocked.
+
+        Say how: ``.refuse()``, ``.reset(after_bytes=100)``, ``.status(503, times=2)``.
+        """
+        return Fault(self._source, method, url, criteria)
 
     def assert_all_mocks_used(self) -> None:
         """Claim that every answer of every mock of this test was given."""

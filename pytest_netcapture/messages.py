@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.mock_messages import (
     GetCalls,
@@ -264,6 +265,8 @@ Request: TypeAlias = (
     | WaitChange
     | Publish
     | SetMock
+    | SetFault
+    | GetSchedule
     | GetCalls
     | GetUnused
     | OpenQuestions
@@ -280,6 +283,7 @@ Reply: TypeAlias = (
     | FlowList
     | ProblemList
     | Questions
+    | Schedule
     | Unused
     | CassetteState
     | Ended

@@ -70,9 +70,9 @@ class Mock:
         self.number = next(_numbers)
         self.responders: dict[int, Responder] = {}
         """By the number of the answer."""
-        _check_loopback(self.criteria, source.settings())
+        check_loopback(_PLACE, self.criteria, source.settings())
         self._packed, self._whole = pack(joined(method, url, criteria, _PLACE))
-        self._place = _callers_place()
+        self._place = callers_place()
         self._source = source
         self._answers: list[MockAnswer] = []
         source.set_mock(self)
@@ -85,7 +85,7 @@ class Mock:
         self,
         status: int = 200,
         *,
-        json: Any = responses._NOTHING,
+        json: Any = responses.NOTHING,
         text: str | None = None,
         content: bytes | None = None,
         stream: Iterable[bytes | str] | None = None,
@@ -159,21 +159,21 @@ class Mock:
         return self
 
 
-def _check_loopback(criteria: Criteria, settings: Settings) -> None:
-    """Refuse a mock that would never be asked: loopback is left alone unless it is captured."""
+def check_loopback(place: str, criteria: Criteria, settings: Settings) -> None:
+    """Refuse what would never match: loopback is left alone unless it is captured."""
     host = next((check.matcher for check in criteria.checks if check.name == "host"), None)
     if settings.capture_loopback or not isinstance(host, Text):
         return
     if isinstance(host.pattern, str) and _LOOPBACK.fullmatch(host.pattern):
         raise UsageError(
-            f"{_PLACE}: {host.pattern} is loopback, which is left alone",
+            f"{place}: {host.pattern} is loopback, which is left alone",
             cure="run with --netcapture-loopback=capture",
             slug="docs/mocking.md#servers-on-loopback",
         )
 
 
-def _callers_place() -> str:
-    """Return the file and line outside of this package that asked for a mock."""
+def callers_place() -> str:
+    """Return the file and line outside of this package that asked for this."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
         "pytest_netcapture."

@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _BODILESS = frozenset((204, 304))
-_NOTHING: Any = msgspec.UNSET
+NOTHING: Any = msgspec.UNSET
 
 
 def spelled(place: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -44,15 +44,19 @@ def spelled(place: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in known:
-                    near = difflib.get_close_matches(name, known, 1)
-                    hint = f"did you mean {near[0]!r}? " if near else ""
-                    cure = f"{hint}known: {', '.join(known)}"
+                    cure = f"{nearest_name(name, known)}known: {', '.join(known)}"
                     raise UsageError(f"{place}: unknown argument {name!r}", cure=cure)
             return function(*args, **kwargs)
 
         return checked
 
     return decorate
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return the question whether the nearest known name is meant, if there is one."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 class Response:
@@ -63,7 +67,7 @@ class Response:
         self,
         status: int = 200,
         *,
-        json: Any = _NOTHING,
+        json: Any = NOTHING,
         text: str | None = None,
         content: bytes | None = None,
         stream: Iterable[bytes | str] | None = None,
@@ -87,7 +91,7 @@ def build(
     place: str,
     *,
     status: Any,
-    json: Any = _NOTHING,
+    json: Any = NOTHING,
     text: Any = None,
     content: Any = None,
     stream: Any = None,
@@ -97,7 +101,7 @@ def build(
 ) -> MockAnswer:
     """Check the parts of an answer and put them together. Raises `UsageError` naming `place`."""
     given = {"json": json, "text": text, "content": content, "stream": stream}
-    bodies = [n for n, one in given.items() if one is not (_NOTHING if n == "json" else None)]
+    bodies = [n for n, one in given.items() if one is not (NOTHING if n == "json" else None)]
     if len(bodies) > 1:
         raise UsageError(f"{place}: {' and '.join(bodies)} are both bodies", cure="leave one out")
     check_status(status, place)

@@ -27,6 +27,7 @@ from pytest_netcapture import forkserver, grounds
 from pytest_netcapture.answering import Answering
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, UsageError
+from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.grounds import Ground
 from pytest_netcapture.messages import (
@@ -104,6 +105,8 @@ class TestScope:
         self._cached: tuple[int, list[AnyFlow]] = (-1, [])
         self.mocks: dict[int, Mock] = {}
         self._answering: Answering | None = None
+        self._faults = False
+        self.nodeid = ""
 
     def flows(self) -> list[AnyFlow]:
         """Return this test's flows; asked for again only when something has changed."""
@@ -167,6 +170,21 @@ class TestScope:
         if not self.mocks:
             return []
         return self._session.channel.ask(GetUnused(self.id), Unused)[0].mocks
+
+    def set_fault(self, fault: SetFault) -> None:
+        """Let the engine know a fault."""
+        self._faults = True
+        self._session.channel.tell(msgspec.structs.replace(fault, scope=self.id))
+
+    def seed(self) -> str:
+        """Return what makes the test's own schedule of faults: its name."""
+        return self.nodeid
+
+    def schedule(self) -> list[str]:
+        """Return when which faults of the test have struck; nothing without faults."""
+        if not self._faults:
+            return []
+        return self._session.channel.ask(GetSchedule(self.id), Schedule)[0].lines
 
     def stop_answering(self) -> None:
         """Wait for the thread that runs callables; the engine has closed its end."""
@@ -292,6 +310,7 @@ class Session:
         else:
             self.channel.tell(request)
         self.scope = TestScope(self, begun, settings)
+        self.scope.nodeid = nodeid
         self._problems_before = self.page.problems
         self.enter(self.scope.namespace)
         return self.scope

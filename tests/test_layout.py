@@ -38,6 +38,7 @@ FIXTURE = {
     "blocked",
     "cassette",
     "dns",
+    "fault",
     "flows",
     "grpc",
     "http",

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast, overload
@@ -25,6 +27,7 @@ import msgspec
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
+from pytest_netcapture.engine.damage import Damage
 from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.growing import GrowingBody
 from pytest_netcapture.engine.layers.layer import (
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _HIGH_WATER = 1 << 18
+_MOMENT = 0.001
+_CUT_PATIENCE = 10 * 10**9
+"""Nanoseconds that a client may take to read what comes before it is cut off."""
 SMALL_WINDOW = 1 << 14
 
 
@@ -187,6 +193,11 @@ class Connection:
         self.over = False
         """Nothing can happen on it any more."""
         self._client_reset = False
+        self._damage: Damage | None = None
+        self._damaged_by = ""
+        self._cutting = False
+        self.fault = ""
+        """What was wrong with it from the start."""
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
         self.preamble = b""
@@ -255,11 +266,15 @@ class Connection:
     now = staticmethod(time.monotonic_ns)
 
     def to_client(self, data: bytes) -> None:
-        if not self._closed:
-            self._to_client.write(data)
+        if self._closed or self._cutting:
+            return
+        self._to_client.write(data if self._damage is None else self._damaged(data))
+        if self._to_client.slow and self._to_client.waiting > _HIGH_WATER:
+            self._wait_for_client()
 
     def to_client_stream(self, pieces: Iterable[bytes]) -> None:
-        self._to_client.stream(pieces)
+        if not self._cutting:
+            self._to_client.stream(pieces if self._damage is None else map(self._damaged, pieces))
 
     def to_server(self, data: bytes) -> None:
         self._to_server.write(data)
@@ -270,24 +285,83 @@ class Connection:
         self._to_server.stream(pieces)
 
     def full(self, side: str) -> bool:
-        return self._outlet(side).full
+        outlet = self._outlet(side)
+        return outlet.full or (outlet.slow and outlet.waiting > _HIGH_WATER)
 
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         self._outlet(side).then(function)
 
     def eof_client(self) -> None:
+        if self._cutting:
+            return
         self._to_client.then(self._eof_client_now)
 
     def eof_server(self) -> None:
         self._to_server.then(self._eof_server_now)
 
     def close(self) -> None:
+        if self._cutting:
+            return
         if self._to_client and self._client is not None and not self._client.is_closing():
             self._to_client.then(self._close_now)
         else:
             self._close_now()
 
+    # ── faults ───────────────────────────────────────────────────────────────────────────────
+
+    def damage(self, damage: Damage, how: str) -> None:
+        """Spoil what the client is told from now on; `how` it is cut off in the end."""
+        self._damage, self._damaged_by = damage, how
+
+    def pace(self, rate: int) -> None:
+        """Tell the client at most `rate` bytes a second from now on."""
+        self._to_client.pace(rate, self.engine.loop.call_later)
+
+    def mend(self) -> None:
+        """Spoil and slow down nothing any more."""
+        self._damage = None
+        self._to_client.pace(0, None)
+
+    def cut(self, how: str) -> None:
+        """End the client's connection with a reset or in order, once all has arrived so far."""
+        self._cutting = True
+        deadline = self.now() + _CUT_PATIENCE
+        self._to_client.then(lambda: self._cut_when_sent(how, deadline))
+
+    def _damaged(self, data: bytes) -> bytes:
+        damage = self._damage
+        assert damage is not None
+        data = b"" if damage.done else damage.pass_on(data)
+        if damage.done and not self._cutting:
+            self._cutting = True
+            self.engine.loop.call_soon(self.cut, self._damaged_by)
+        return data
+
+    def _cut_when_sent(self, how: str, deadline: int) -> None:
+        if self.over:
+            return
+        if self.now() < deadline and not has_arrived(self._client):
+            self.after(_MOMENT, lambda: self._cut_when_sent(how, deadline))
+            return
+        kind = "reset" if how == "reset" else "eof"
+        self.layer.aborted("client", FlowError(kind, "a fault"))
+        self.layer = Ignoring()
+        self._cutting = False
+        if kind == "reset":
+            self.reset()
+        else:
+            self._close_now()
+
+    def _wait_for_client(self) -> None:
+        """Read no more from the server until a client that is slow has been told all."""
+        server = self._server.transport if self._server else None
+        if server is not None and server.is_reading():
+            self._pause(server, True)
+            self._to_client.then(lambda: self._pause(server, False))
+
     def reset(self) -> None:
+        if self._cutting:
+            return
         reset_socket(self._client_socket)
         self._client_socket = None
         self._to_client.clear()
@@ -334,7 +408,8 @@ class Connection:
         self._server_socket = None
 
     def decides_late(self) -> bool:
-        return self.scope.plays or bool(self.scope.mocks)
+        scope = self.scope
+        return scope.plays or bool(scope.mocks) or scope.faults.in_exchanges
 
     @overload
     def decide(self, flow: HttpFlow) -> Decision | Later: ...
@@ -357,6 +432,7 @@ class Connection:
     def begin(self, flow: AnyFlow) -> None:
         scope, late = self._scope()
         flow.started = flow.started or self.now()
+        flow.fault = flow.fault or self.fault
         flow.address = self.plan.address
         flow.client = self.plan.client
         if not flow.host:
@@ -452,6 +528,7 @@ class Connection:
             return
         layer = RawReplayLayer(self, script, reason)
         self.layer = layer
+        self.engine.faulting.raw(self, layer.flow)
         layer.begin()
         if pending:
             layer.client_data(pending)
@@ -459,7 +536,8 @@ class Connection:
     def _relay(
         self, reason: str, pending: bytes, heard: bytes, flow: TcpFlow | None = None
     ) -> None:
-        self.layer = RawLayer(self, reason=reason, flow=flow)
+        layer = self.layer = RawLayer(self, reason=reason, flow=flow)
+        self.engine.faulting.raw(self, layer.flow)
         if self._server is None:
             self.connect()
         if pending:
@@ -631,10 +709,19 @@ class Connection:
                 transport.resume_reading()
 
 
+def has_arrived(transport: asyncio.Transport | None) -> bool:
+    """Tell whether all that was written has reached the peer's socket (tcp(7), SIOCOUTQ)."""
+    if transport is None or transport.is_closing():
+        return True
+    sock = transport.get_extra_info("socket")
+    left = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    return not transport.get_write_buffer_size() and not any(left)
+
+
 def _abort(transport: asyncio.Transport) -> None:
     """Close a transport with a reset."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     transport.abort()

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from pytest_netcapture.errors import NetcaptureError
+from pytest_netcapture.fault_messages import GetSchedule
 from pytest_netcapture.messages import (
     FRAME,
     Close,
@@ -47,6 +48,7 @@ _LOOKS = (
     GetCassette,
     GetFlows,
     GetProblems,
+    GetSchedule,
     GetUnused,
     Update,
     WaitChange,

@@ -65,6 +65,8 @@ class DnsServer:
             None, lambda: (owner.process(), owner.inode)
         )
         self._engine.recorded(flow, scope)
+        if flow.fault and flow.error is not None:
+            return None
         return reply or wire.build_response(question, flow, tcp=tcp)
 
     async def _resolve(
@@ -76,7 +78,12 @@ class DnsServer:
                 "NXDOMAIN"  # RFC 6303 §4: nobody else's to answer, so never sent nor blocked
             )
             return None
-        mocked = Reach.NO if scope.sealed else scope.mocks.names(flow.name)
+        if fault := scope.faults.question(flow):
+            flow.origin, flow.rcode = Origin.FAULT, fault.message.detail
+            flow.fault = f"dns_error {flow.rcode.lower() or 'timeout'}"
+            flow.error = None if flow.rcode else FlowError("timeout", "a fault")
+            return None
+        mocked = Reach.NO if scope.sealed else scope.reach_of_name(flow.name)
         if mocked is Reach.YES:
             self._give_stable(flow)
             return None

@@ -40,6 +40,7 @@ from pytest_netcapture.engine.dialer import (
     is_loopback,
     resolve_now,
 )
+from pytest_netcapture.engine.faulting import Faulting
 from pytest_netcapture.engine.layers.layer import Decision, Later, Play
 from pytest_netcapture.engine.mocking import Mocking
 from pytest_netcapture.engine.mocks import Reach
@@ -103,6 +104,7 @@ class Engine:
         self.dialer = Dialer(loop, self.hopper, self.attribution.listens, options.upstream)
         self.opener = Opener(self)
         self.mocking = Mocking(self)
+        self.faulting = Faulting(self)
         self.requests = Requests(self)
         self.publisher = Publisher(self)
         channel = socket.socket(fileno=options.control_fd)
@@ -335,14 +337,18 @@ class Engine:
         plan = Plan(namespace, client, address, names, candidates, loopback)
         if loopback:
             return plan, None
-        if scope.mocks and not scope.sealed:
-            mocked = scope.mocks.reach(_hosts(plan), address[1])
-            plan = plan._replace(mocked=mocked)
+        if (scope.mocks or scope.faults) and not scope.sealed:
+            plan = plan._replace(mocked=scope.reach(_hosts(plan), address[1]))
         return plan, self._verdict(scope, plan)
 
     def _verdict(self, scope: Scope, plan: Plan) -> Verdict | None:
         address, port = plan.address
-        if port == 53 or plan.mocked is Reach.YES:
+        if port == 53:
+            return Verdict.ACCEPT
+        if fails := self.faulting.connecting(scope, plan):
+            self._failed(plan, fails[0], Origin.FAULT, fails[1])
+            return VERDICTS[fails[0].kind]
+        if plan.mocked is Reach.YES:
             return Verdict.ACCEPT
         if scope.sealed:
             flow = self._tcp_flow(plan)
@@ -450,6 +456,14 @@ class Engine:
 
     def decide(self, connection: Connection, flow: HttpFlow) -> Decision | Later:
         scope = self.scopes.get(flow.scope)
+        if scope.faults and not scope.sealed:
+            go_on = partial(self._decide_mocked, connection, scope, flow)
+            return self.faulting.decide(connection, scope, flow, go_on)
+        return self._decide_mocked(connection, scope, flow)
+
+    def _decide_mocked(
+        self, connection: Connection, scope: Scope, flow: HttpFlow
+    ) -> Decision | Later:
         if scope.mocks and not scope.sealed:
             decision = self.mocking.decide(connection, scope, flow)
             if decision is not None:
@@ -468,7 +482,7 @@ class Engine:
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
         scope = self.scopes.get(flow.scope)
-        if scope.mocks.may_match(flow):
+        if scope.mocks.may_match(flow) or scope.faults.may_match(flow):
             return None
         found = pipeline.decide_early(scope, flow, connection.plan.address[0])
         return None if found is None else self._decided(connection, flow, *found)
@@ -543,10 +557,16 @@ class Engine:
     def left_machine(self, packets: int) -> None:
         (self.scopes.running or self.scopes.session).counts.left_machine += packets
 
-    def _failed(self, plan: Plan, error: FlowError | None, origin: Origin = Origin.LIVE) -> None:
+    def _failed(
+        self,
+        plan: Plan,
+        error: FlowError | None,
+        origin: Origin = Origin.LIVE,
+        fault: str = "",
+    ) -> None:
         """List what does not become a connection of ours: it failed, or is left alone."""
         flow = self._tcp_flow(plan)
-        flow.error, flow.origin = error, origin
+        flow.error, flow.origin, flow.fault = error, origin, fault
         flow.reason = "loopback" if plan.loopback else ""
         self.add(plan, flow)
         if error is not None:
@@ -579,7 +599,8 @@ def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
 
 
 def _left_alone(flow: AnyFlow) -> bool:
-    return isinstance(flow, TcpFlow) and flow.reason == "loopback"
+    """Tell whether a flow is not to be recorded: it is not ours, or a fault has struck it."""
+    return bool(flow.fault) or (isinstance(flow, TcpFlow) and flow.reason == "loopback")
 
 
 def _raise_descriptor_limit() -> None:

@@ -11,11 +11,11 @@ Pure: no I/O. Proved by tests/engine/test_mocks.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
+from enum import IntEnum
 from http import HTTPStatus
 
-from pytest_netcapture.flows import AnyFlow, Body, Headers, HttpFlow, HttpResponse
-from pytest_netcapture.matching import Check, Criteria
+from pytest_netcapture.flows import AnyFlow, Body, Flow, Headers, HttpFlow, HttpResponse
+from pytest_netcapture.matching import Criteria
 from pytest_netcapture.mock_messages import MockAnswer, SetMock
 from pytest_netcapture.portable import unpack
 
@@ -23,13 +23,42 @@ _DEFAULT = MockAnswer()
 _FOR_EVER = 1 << 62
 
 
-class Reach(Enum):
+class Reach(IntEnum):
     """Whether a connection may be accepted without a server."""
 
     NO = 0
     PERHAPS = 1
     """When there is no server."""
     YES = 2
+
+
+class Target:
+    """What criteria say of a request before all of it, or anything, has come."""
+
+    def __init__(self, criteria: Criteria) -> None:
+        checks = criteria.checks
+        self._small = tuple(check for check in checks if not check.field.large)
+        self._host = next((check.matcher for check in checks if check.name == "host"), None)
+        self._port = next((check.matcher for check in checks if check.name == "port"), None)
+
+    def may_match(self, flow: Flow) -> bool:
+        """Tell whether all but the body agrees."""
+        return all(check.agrees(flow) for check in self._small)
+
+    def reaches(self, hosts: tuple[str, ...], port: int) -> Reach:
+        """Tell whether a host, which has these names, and a port are meant."""
+        if self._port is not None and not self._port.matches(port):
+            return Reach.NO
+        return self._of_host(hosts)
+
+    def names(self, name: str) -> Reach:
+        """Tell whether the host of this name is meant."""
+        return self._of_host((name,))
+
+    def _of_host(self, hosts: tuple[str, ...]) -> Reach:
+        if self._host is None:
+            return Reach.PERHAPS
+        return Reach.YES if self._host.matches(hosts) else Reach.NO
 
 
 class LiveMock:
@@ -41,9 +70,7 @@ class LiveMock:
         self.asks = message.asks
         self.text = message.text
         self.calls: list[AnyFlow] = []
-        self._small = tuple(check for check in self.criteria.checks if not check.field.large)
-        self._host = self._check("host")
-        self._port = self._check("port")
+        self.target = Target(self.criteria)
         self._used: list[int] = []
         self._responses: dict[int, HttpResponse] = {}
         self.answers: list[MockAnswer] = []
@@ -57,7 +84,7 @@ class LiveMock:
 
     def may_match(self, flow: HttpFlow) -> bool:
         """Tell whether a request matches as far as can be told before its body."""
-        return self.next_answer() >= 0 and all(check.agrees(flow) for check in self._small)
+        return self.next_answer() >= 0 and self.target.may_match(flow)
 
     def next_answer(self) -> int:
         """Return the number of the answer that is due, -1 when they are used up."""
@@ -84,19 +111,6 @@ class LiveMock:
             found = self._responses[index] = response_of(self.answers[index])
         return found
 
-    def reaches(self, hosts: tuple[str, ...], port: int) -> Reach:
-        if self._port is not None and not self._port.matcher.matches(port):
-            return Reach.NO
-        if self._host is None:
-            return Reach.PERHAPS
-        return Reach.YES if self._host.matcher.matches(hosts) else Reach.NO
-
-    def names(self, name: str) -> Reach:
-        """Tell whether a name is that of a mocked host."""
-        if self._host is None:
-            return Reach.PERHAPS
-        return Reach.YES if self._host.matcher.matches((name,)) else Reach.NO
-
     def left(self) -> str:
         """Tell what of it was not used, "" when all was."""
         missing = list(self._missing())
@@ -114,9 +128,6 @@ class LiveMock:
                 yield f"answer {index + 1} ({what or answer.status}) {lacking} times".replace(
                     " 1 times", ""
                 )
-
-    def _check(self, name: str) -> Check | None:
-        return next((check for check in self.criteria.checks if check.name == name), None)
 
 
 class Mocks:
@@ -147,12 +158,12 @@ class Mocks:
 
     def reach(self, hosts: tuple[str, ...], port: int) -> Reach:
         """Tell whether requests to a host, which has these names, and a port are mocked."""
-        found = {mock.reaches(hosts, port) for mock in self}
-        return max(found, key=lambda reach: reach.value, default=Reach.NO)
+        found = {mock.target.reaches(hosts, port) for mock in self}
+        return max(found, default=Reach.NO)
 
     def names(self, name: str) -> Reach:
-        found = {mock.names(name) for mock in self}
-        return max(found, key=lambda reach: reach.value, default=Reach.NO)
+        found = {mock.target.names(name) for mock in self}
+        return max(found, default=Reach.NO)
 
 
 def response_of(answer: MockAnswer) -> HttpResponse:

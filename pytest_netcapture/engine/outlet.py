@@ -3,7 +3,8 @@
 1. Before there is a transport, and behind a stream that is being written, writes wait in order.
 2. A stream's pieces are taken one by one while the transport is not full, so a large body is never
    in memory whole.
-3. `then` runs a function when everything before it has been handed to the transport.
+3. A way out may be slow: then it rests after each portion (`pace`).
+4. `then` runs a function when everything before it has been handed to the transport.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+Later: TypeAlias = "Callable[[float, Callable[[], None]], object]"
+_PORTIONS = 20
+"""How many times a second a slow way out takes something."""
 
 
 class Outlet:
@@ -22,6 +28,17 @@ class Outlet:
         self.waiting = 0
         """Bytes that wait for a transport, streams not counted."""
         self._queue: deque[Iterator[bytes] | Callable[[], None]] = deque()
+        self._later: Later | None = None
+        self._rate = 0
+        self._resting = False
+
+    def pace(self, rate: int, later: Later | None) -> None:
+        """Write at most `rate` bytes a second from now on, 0 for as many as there are."""
+        self._rate, self._later = rate, later
+
+    @property
+    def slow(self) -> bool:
+        return self._rate > 0
 
     def __bool__(self) -> bool:
         """Tell whether anything waits."""
@@ -33,12 +50,14 @@ class Outlet:
         self.pump()
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None and not self._queue:
+        if self.transport is not None and not self._queue and not self._rate:
             if not self.transport.is_closing():  # else nobody is there to read it
                 self.transport.write(data)
         else:
             self.waiting += len(data)
             self._queue.append(iter((data,)))
+            if self._rate:
+                self.pump()
 
     def stream(self, pieces: Iterable[bytes]) -> None:
         self._queue.append(iter(pieces))
@@ -55,7 +74,7 @@ class Outlet:
 
     def pump(self) -> None:
         """Write what waits until the transport is full."""
-        while self._queue and self.transport is not None and not self.full:
+        while self._queue and self.transport is not None and not self.full and not self._resting:
             first = self._queue[0]
             if callable(first):
                 self._queue.popleft()
@@ -67,9 +86,23 @@ class Outlet:
             elif self.transport.is_closing():
                 self.clear()
             else:
-                self.transport.write(piece)
+                self.transport.write(self._portion(piece) if self._rate else piece)
         if not self._queue:
             self.waiting = 0
+
+    def _portion(self, piece: bytes) -> bytes:
+        """Return what may go out now; the rest of a piece is the next one."""
+        size = max(1, self._rate // _PORTIONS)
+        if len(piece) > size:
+            self._queue.appendleft(iter((piece[size:],)))
+        assert self._later is not None
+        self._resting = True
+        self._later(min(size, len(piece)) / self._rate, self._rested)
+        return piece[:size]
+
+    def _rested(self) -> None:
+        self._resting = False
+        self.pump()
 
     def clear(self) -> None:
         for waiting in self._queue:

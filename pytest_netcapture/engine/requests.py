@@ -12,6 +12,7 @@ from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
+from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, RawFlow, WebSocketFlow
 from pytest_netcapture.messages import (
     Abandon,
@@ -76,6 +77,8 @@ class Requests:
             WaitChange: self._wait_change,
             Publish: self._publish,
             SetMock: self._set_mock,
+            SetFault: self._set_fault,
+            GetSchedule: self._schedule,
             GetCalls: self._calls,
             GetUnused: self._unused,
             OpenQuestions: self._open_questions,
@@ -194,6 +197,13 @@ class Requests:
 
     def _set_mock(self, request: SetMock) -> None:
         self._engine.scopes.get(request.scope).mocks.set(request)
+
+    def _set_fault(self, request: SetFault) -> None:
+        self._engine.scopes.get(request.scope).faults.add(request)
+
+    def _schedule(self, request: GetSchedule) -> Answer:
+        faults = self._engine.scopes.get(request.scope).faults
+        return Schedule([fault.schedule() for fault in faults]), ()
 
     def _open_questions(self, request: OpenQuestions) -> Answer:
         scope = self._engine.scopes.get(request.scope)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_netcapture.cassettes.store import Cassette
-from pytest_netcapture.engine.mocks import Mocks
+from pytest_netcapture.engine.faults import Faults
+from pytest_netcapture.engine.mocks import Mocks, Reach
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, ServiceFlow
 from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
@@ -33,6 +34,7 @@ class Scope:
     nodeid: str
     settings: Settings
     mocks: Mocks = field(default_factory=Mocks)
+    faults: Faults = field(default_factory=Faults)
     cassette: Cassette | None = None
     namespace: EngineNamespace | None = None
     active: bool = True
@@ -50,6 +52,14 @@ class Scope:
     """Its cassette has large bodies to write, which is done in a thread when it has ended."""
     sealed: bool = False
     """It has ended and could only replay: what is left of it must not reach the network."""
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> Reach:
+        """Tell whether a connection may be accepted without a server, for mocks or faults."""
+        return max(self.mocks.reach(hosts, port), self.faults.reach(hosts, port))
+
+    def reach_of_name(self, name: str) -> Reach:
+        """Tell whether a name may be that of a host without a server."""
+        return max(self.mocks.names(name), self.faults.names(name))
 
     @property
     def plays(self) -> bool:
@@ -105,7 +115,8 @@ class Scopes:
     ) -> Scope:
         """Begin a program's scope: it shares all of its parent but the flows."""
         scope = self.begin(identity, nodeid, parent.settings, namespace)
-        scope.cassette, scope.parent, scope.mocks = parent.cassette, parent, parent.mocks
+        scope.cassette, scope.parent = parent.cassette, parent
+        scope.mocks, scope.faults = parent.mocks, parent.faults
         parent.children.append(scope)
         return scope
 
