@@ -1,4 +1,4 @@
-"""Mocks as a test's author sees them: fixtures, failures, options, the documentation's own examples."""
+"""Mocks and faults as a test's author sees them: fixtures, failures, options, the documentation's own examples."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_mocks_in_a_whole_run(project):
     assert re.search(r"GET https://api.example.com/never, made at test_it.py:\d+: never used", text)
 
 
-@pytest.mark.parametrize("page", ["mocking"])
+@pytest.mark.parametrize("page", ["mocking", "faults"])
 def test_the_examples_of_the_documentation_hold(project, page):
     blocks = re.findall(
         r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL
@@ -69,3 +69,35 @@ def test_the_examples_of_the_documentation_hold(project, page):
         project.write(f"test_block_{number}.py", block)
     result = project.run()
     result.assert_outcomes(passed=len(blocks))
+
+
+def test_the_schedule_of_faults_is_told_when_a_test_fails(project):
+    project.test(
+        """
+        def test_flaky(netcapture):
+            netcapture.mock(host="nowhere.example")
+            netcapture.fault(host="nowhere.example").status(503, after=1, probability=0.99, seed=3)
+            for _ in range(3):
+                urllib.request.urlopen("http://nowhere.example/x")
+
+        def test_never(netcapture):
+            netcapture.fault(host="nowhere.example").refuse()
+
+        def test_told_in_lists(netcapture):
+            netcapture.fault(host="nowhere.example").refuse()
+            with pytest.raises(OSError):
+                urllib.request.urlopen("http://nowhere.example/x")
+            assert "[fault: refuse]" in repr(netcapture.flows)
+            assert netcapture.tcp.first.error.kind == "refused"
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=2, failed=1)
+    text = result.stdout.str()
+    assert re.search(r"-+ netcapture faults -+\n", text)
+    assert re.search(
+        r"status 503 on host='nowhere.example', made at test_it.py:\d+, probability 0.99, seed '3':"
+        r" struck at 2 of 2\n",
+        text,
+    )
+    assert text.count("netcapture faults") == 1
