@@ -15,6 +15,7 @@ Proved by tests/plugin.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -32,7 +33,7 @@ from pytest_netcapture.messages import Counts
 from pytest_netcapture.plugin import ACTIVE
 from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
-from pytest_netcapture.session import Session
+from pytest_netcapture.session import Session, TestScope
 from pytest_netcapture.settings import Settings
 from pytest_netcapture.sources import Sources
 from pytest_netcapture.summary import Summary
@@ -196,11 +197,21 @@ class Active:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        scope = self._session.scope
+        if report.failed and scope is not None and (lines := self._schedule(scope)):
+            report.sections.append((f"{SECTION} faults", "\n".join(lines)))
         counts = item.stash.get(_COUNTS, None)
         if call.when == "teardown" and counts is not None:
             summary.attach(report, msgspec.structs.asdict(counts))
             del item.stash[_COUNTS]
         return report
+
+    @staticmethod
+    def _schedule(scope: TestScope) -> list[str]:
+        """Return when faults have struck, so that it can be had again."""
+        with contextlib.suppress(NetcaptureError):  # what is wrong is told elsewhere
+            return scope.schedule()
+        return []
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
@@ -257,6 +268,7 @@ class Active:
             return []
         settings = scope.settings_now
         try:
+            unused_mocks = scope.unused_mocks() if settings.strict else []
             ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
@@ -264,6 +276,8 @@ class Active:
             item.stash[_COUNTS] = ended.counts
         self._warn(item, ended.warnings)
         texts = [self._text(problem, item) for problem in ended.problems]
+        if unused_mocks:
+            texts.append(_unused_mocks_text(unused_mocks))
         if settings.strict and ended.unused:
             path = settings.cassette.path if settings.cassette else ""
             texts.append(_unused_text(path, ended.unused))
@@ -357,4 +371,11 @@ def _unused_text(path: str, unused: Sequence[AnyFlow]) -> str:
     lines.append(
         "  do       record it again: --netcapture-record-mode=rewrite, or drop --netcapture-strict"
     )
+    return "\n".join(lines)
+
+
+def _unused_mocks_text(unused: Sequence[str]) -> str:
+    lines = [f"unused: {len(unused)} of the test's mocks were not used"]
+    lines += [f"  {line}" for line in unused]
+    lines.append("  do       take them out, or drop --netcapture-strict")
     return "\n".join(lines)

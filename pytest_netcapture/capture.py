@@ -23,6 +23,8 @@ import msgspec
 
 from pytest_netcapture import claims, programs
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
+from pytest_netcapture.fault_messages import SetFault
+from pytest_netcapture.faults import Fault
 from pytest_netcapture.flows import (
     AnyFlow,
     DnsFlow,
@@ -41,6 +43,7 @@ from pytest_netcapture.flows import (
 )
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.messages import CassetteState
+from pytest_netcapture.mocks import Mock
 from pytest_netcapture.ports import check_port
 from pytest_netcapture.programs import CompletedProgram, Program
 from pytest_netcapture.settings import (
@@ -81,6 +84,21 @@ class FlowSource(Protocol):
 
     def save_packets(self, path: str) -> None:
         """Write the test's packets to a file. Raises `UsageError`."""
+
+    def set_mock(self, mock: Mock) -> None:
+        """Let a mock hold as it is now."""
+
+    def calls(self, number: int) -> list[AnyFlow]:
+        """Return the exchanges that mock `number` has answered."""
+
+    def set_fault(self, fault: SetFault) -> None:
+        """Let a fault hold."""
+
+    def seed(self) -> str:
+        """Return what makes the test's own schedule of faults."""
+
+    def unused_mocks(self) -> list[str]:
+        """Return what mocks are for that have answers left, and which."""
 
     def program(self, name: str) -> FlowSource:
         """Begin a scope, with a namespace of its own, for one program of the test."""
@@ -268,6 +286,24 @@ class Netcapture:
                 cure="write .pcapng",
             )
         self._source.save_packets(name)
+
+    def mock(self, method: Any = None, url: Any = None, /, **criteria: Any) -> Mock:
+        """Answer matching requests from here for the rest of this test, whatever the network is.
+
+        Say with what: ``.respond(201, json={...})``, ``.respond_with(function)``.
+        """
+        return Mock(self._source, method, url, criteria)
+
+    def fault(self, method: Any = None, url: Any = None, /, **criteria: Any) -> Fault:
+        """Let matching traffic go wrong for the rest of this test, live, played or mocked.
+
+        Say how: ``.refuse()``, ``.reset(after_bytes=100)``, ``.status(503, times=2)``.
+        """
+        return Fault(self._source, method, url, criteria)
+
+    def assert_all_mocks_used(self) -> None:
+        """Claim that every answer of every mock of this test was given."""
+        _raise(claims.all_used(self._source.flows(), self._source.unused_mocks()))
 
     def allow(self, *patterns: str) -> None:
         """Let connections to `patterns` out for the rest of this test, whatever is blocked."""

@@ -91,6 +91,16 @@ def no_traffic(every: Sequence[AnyFlow]) -> AssertionMismatch | None:
     return _mismatch(f"expected no traffic, seen {count(len(every), 'flow')}", None, every, every)
 
 
+def all_used(every: Sequence[AnyFlow], unused: Sequence[str]) -> AssertionMismatch | None:
+    """Claim that no mock is among `unused`."""
+    if not unused:
+        return None
+    claim = "\n".join(
+        [f"expected every mock to be used, {len(unused)} were not:", *_listed(unused)]
+    )
+    return _mismatch(claim, None, every, every)
+
+
 def too_late(every: Sequence[AnyFlow], wanted: Criteria, timeout: float) -> AssertionMismatch:
     """Return what to raise when no match was complete within `timeout` seconds."""
     what = "answered" if any(map(wanted.matches, every)) else "seen"
@@ -144,6 +154,10 @@ def _mismatch(
 ) -> AssertionMismatch:
     text = mismatch_text(claim, wanted, flows, everything=every)
     return AssertionMismatch(text, cure=cure)
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def _times(number: int) -> str:

@@ -36,6 +36,7 @@ class Origin(str, Enum):
     MOCKED = "mocked"
     BLOCKED = "blocked"
     UNMATCHED = "unmatched"
+    FAULT = "fault"
 
 
 class Process(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -256,6 +257,7 @@ class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
 
     `id` grows in order of appearance within an engine. `late` marks traffic of a process that
     outlived its test. `inode` names the client's socket, which finds the Python stack behind it.
+    `fault` says which faults of the test's struck it.
     """
 
     id: int = 0
@@ -271,6 +273,7 @@ class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
     ended: int = 0
     late: bool = False
     inode: int = 0
+    fault: str = ""
 
     protocol: ClassVar[str] = "flow"
 

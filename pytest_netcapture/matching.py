@@ -106,7 +106,7 @@ class Criteria(msgspec.Struct, frozen=True):
         kind: type[Flow] = Flow,
     ) -> Criteria:
         """Check and compile criteria for flows of `kind`. Raises `UsageError` naming `place`."""
-        given = _joined(method, url, criteria, place)
+        given = joined(method, url, criteria, place)
         exact = _exact(given, place)
         checks = [
             check for name in given for check in _checks(name, given[name], exact, place, kind)
@@ -155,8 +155,8 @@ def nearest(flows: Iterable[AnyFlow], criteria: Criteria, limit: int = 3) -> lis
     return sorted(near, key=lambda one: -one.score)[:limit]
 
 
-def _joined(method: Any, url: Any, criteria: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Join positional and named criteria into one dict."""
+def joined(method: Any, url: Any, criteria: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Join positional and named criteria into one dict. Raises `UsageError`."""
     if callable(method) and not isinstance(method, str):
         method, criteria = None, {**criteria, "where": method}
     if isinstance(method, str) and "/" in method:

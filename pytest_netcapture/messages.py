@@ -18,7 +18,16 @@ from typing import TypeAlias
 
 import msgspec
 
+from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.mock_messages import (
+    GetCalls,
+    GetUnused,
+    OpenQuestions,
+    Questions,
+    SetMock,
+    Unused,
+)
 from pytest_netcapture.settings import Settings
 
 SESSION_SCOPE = 0
@@ -265,6 +274,12 @@ Request: TypeAlias = (
     | WaitChange
     | Publish
     | SavePackets
+    | SetMock
+    | SetFault
+    | GetSchedule
+    | GetCalls
+    | GetUnused
+    | OpenQuestions
     | Abandon
     | End
     | Close
@@ -277,6 +292,9 @@ Reply: TypeAlias = (
     | Published
     | FlowList
     | ProblemList
+    | Questions
+    | Schedule
+    | Unused
     | CassetteState
     | Ended
     | Closed

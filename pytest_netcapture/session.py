@@ -24,8 +24,10 @@ from typing import BinaryIO
 import msgspec
 
 from pytest_netcapture import forkserver, grounds
+from pytest_netcapture.answering import Answering
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, UsageError
+from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.grounds import Ground
 from pytest_netcapture.messages import (
@@ -56,6 +58,14 @@ from pytest_netcapture.messages import (
     Update,
     WaitChange,
 )
+from pytest_netcapture.mock_messages import (
+    GetCalls,
+    GetUnused,
+    OpenQuestions,
+    Questions,
+    Unused,
+)
+from pytest_netcapture.mocks import Mock
 from pytest_netcapture.sandbox import processes, resolver, trust
 from pytest_netcapture.sandbox.runtime import RuntimeDirectory, sweep_stale
 from pytest_netcapture.settings import Settings
@@ -94,6 +104,10 @@ class TestScope:
         self._started = signs.started
         self._sent = signs.sent
         self._cached: tuple[int, list[AnyFlow]] = (-1, [])
+        self.mocks: dict[int, Mock] = {}
+        self._answering: Answering | None = None
+        self._faults = False
+        self.nodeid = ""
 
     def flows(self) -> list[AnyFlow]:
         """Return this test's flows; asked for again only when something has changed."""
@@ -143,6 +157,44 @@ class TestScope:
         """Let the host reach a port of this test; return the host's."""
         request = Publish(self.id, port, host_port)
         return self._session.channel.ask(request, Published)[0].host_port
+
+    def set_mock(self, mock: Mock) -> None:
+        """Let the engine know a mock as it is now."""
+        self.mocks[mock.number] = mock
+        if mock.needs_asking and self._answering is None:
+            _, fds = self._session.channel.ask(OpenQuestions(self.id), Questions)
+            self._answering = Answering(fds[0], self.mocks)
+        self._session.channel.tell(mock.message(self.id))
+
+    def calls(self, number: int) -> list[AnyFlow]:
+        """Return the exchanges that a mock has answered."""
+        return self._session.channel.ask(GetCalls(self.id, number), FlowList)[0].flows
+
+    def unused_mocks(self) -> list[str]:
+        """Return what has answers that were not given, and which; nothing without mocks."""
+        if not self.mocks:
+            return []
+        return self._session.channel.ask(GetUnused(self.id), Unused)[0].mocks
+
+    def set_fault(self, fault: SetFault) -> None:
+        """Let the engine know a fault."""
+        self._faults = True
+        self._session.channel.tell(msgspec.structs.replace(fault, scope=self.id))
+
+    def seed(self) -> str:
+        """Return what makes the test's own schedule of faults: its name."""
+        return self.nodeid
+
+    def schedule(self) -> list[str]:
+        """Return when which faults of the test have struck; nothing without faults."""
+        if not self._faults:
+            return []
+        return self._session.channel.ask(GetSchedule(self.id), Schedule)[0].lines
+
+    def stop_answering(self) -> None:
+        """Wait for the thread that runs callables; the engine has closed its end."""
+        if self._answering is not None:
+            self._answering.stop()
 
     def program(self, name: str) -> TestScope:
         """Begin a scope, with a namespace of its own, for one program of this test."""
@@ -265,6 +317,7 @@ class Session:
         else:
             self.channel.tell(request)
         self.scope = TestScope(self, begun, settings)
+        self.scope.nodeid = nodeid
         self._problems_before = self.page.problems
         self.enter(self.scope.namespace)
         return self.scope
@@ -330,7 +383,10 @@ class Session:
         clean = processes.last_pid() == scope.last_pid
         sent = scope.may_have_sent() or (not clean and _spawns())
         quiet = (
-            not sent and self.page.changes == scope.changes and scope.settings_now.cassette is None
+            not sent
+            and self.page.changes == scope.changes
+            and scope.settings_now.cassette is None
+            and not scope.mocks
         )
         request = End(scope.id, clean, scope.problems_seen, quiet)
         if quiet:  # what comes after all counts for the session
@@ -339,6 +395,7 @@ class Session:
         else:
             ended = self.channel.ask(request, Ended)[0]
             signs.claim(problem.flow for problem in ended.problems)
+            scope.stop_answering()
         if self._lent is None:
             self._lease = self.channel.post(Lease(self.ground.known))
         return ended

@@ -14,19 +14,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
 import msgspec
 
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.bodies import SpoolingBody
+from pytest_netcapture.engine.damage import Damage
 from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.growing import GrowingBody
 from pytest_netcapture.engine.layers.layer import (
@@ -35,12 +38,14 @@ from pytest_netcapture.engine.layers.layer import (
     Decision,
     Endpoint,
     Ignoring,
+    Later,
     Layer,
 )
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.layers.raw_replay import RawReplayLayer
 from pytest_netcapture.engine.layers.sniff import begins_tls
+from pytest_netcapture.engine.mocks import Reach
 from pytest_netcapture.engine.outlet import Outlet
 from pytest_netcapture.engine.scopes import MEMORY_WINDOW, Scope
 from pytest_netcapture.flows import (
@@ -61,11 +66,17 @@ if TYPE_CHECKING:
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 _HIGH_WATER = 1 << 18
+_MOMENT = 0.001
+_CUT_PATIENCE = 10 * 10**9
+"""Nanoseconds that a client may take to read what comes before it is cut off."""
 SMALL_WINDOW = 1 << 14
 
 
 class Plan(NamedTuple):
-    """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is."""
+    """What the gate decided. `loopback`: leave it alone. `candidates`: where the server is.
+
+    `mocked`: whether it needs no server; YES once it is accepted without one.
+    """
 
     namespace: int
     client: Address
@@ -73,6 +84,7 @@ class Plan(NamedTuple):
     names: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     loopback: bool = False
+    mocked: Reach = Reach.NO
 
 
 class Pending(NamedTuple):
@@ -188,6 +200,11 @@ class Connection:
         self.over = False
         """Nothing can happen on it any more."""
         self._client_reset = False
+        self._damage: Damage | None = None
+        self._damaged_by = ""
+        self._cutting = False
+        self.fault = ""
+        """What was wrong with it from the start."""
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
         self.preamble = b""
@@ -265,11 +282,15 @@ class Connection:
     now = staticmethod(time.monotonic_ns)
 
     def to_client(self, data: bytes) -> None:
-        if not self._closed:
-            self._to_client.write(data)
+        if self._closed or self._cutting:
+            return
+        self._to_client.write(data if self._damage is None else self._damaged(data))
+        if self._to_client.slow and self._to_client.waiting > _HIGH_WATER:
+            self._wait_for_client()
 
     def to_client_stream(self, pieces: Iterable[bytes]) -> None:
-        self._to_client.stream(pieces)
+        if not self._cutting:
+            self._to_client.stream(pieces if self._damage is None else map(self._damaged, pieces))
 
     def to_server(self, data: bytes) -> None:
         self._to_server.write(data)
@@ -280,7 +301,8 @@ class Connection:
         self._to_server.stream(pieces)
 
     def full(self, side: str) -> bool:
-        return self._outlet(side).full
+        outlet = self._outlet(side)
+        return outlet.full or (outlet.slow and outlet.waiting > _HIGH_WATER)
 
     def when_free(self, side: str, function: Callable[[], None]) -> None:
         self._outlet(side).then(function)
@@ -293,18 +315,76 @@ class Connection:
         self.engine.loop.call_later(seconds, due)
 
     def eof_client(self) -> None:
+        if self._cutting:
+            return
         self._to_client.then(self._eof_client_now)
 
     def eof_server(self) -> None:
         self._to_server.then(self._eof_server_now)
 
     def close(self) -> None:
+        if self._cutting:
+            return
         if self._to_client and self._client is not None and not self._client.is_closing():
             self._to_client.then(self._close_now)
         else:
             self._close_now()
 
+    # ── faults ───────────────────────────────────────────────────────────────────────────────
+
+    def damage(self, damage: Damage, how: str) -> None:
+        """Spoil what the client is told from now on; `how` it is cut off in the end."""
+        self._damage, self._damaged_by = damage, how
+
+    def pace(self, rate: int) -> None:
+        """Tell the client at most `rate` bytes a second from now on."""
+        self._to_client.pace(rate, self.engine.loop.call_later)
+
+    def mend(self) -> None:
+        """Spoil and slow down nothing any more."""
+        self._damage = None
+        self._to_client.pace(0, None)
+
+    def cut(self, how: str) -> None:
+        """End the client's connection with a reset or in order, once all has arrived so far."""
+        self._cutting = True
+        deadline = self.now() + _CUT_PATIENCE
+        self._to_client.then(lambda: self._cut_when_sent(how, deadline))
+
+    def _damaged(self, data: bytes) -> bytes:
+        damage = self._damage
+        assert damage is not None
+        data = b"" if damage.done else damage.pass_on(data)
+        if damage.done and not self._cutting:
+            self._cutting = True
+            self.engine.loop.call_soon(self.cut, self._damaged_by)
+        return data
+
+    def _cut_when_sent(self, how: str, deadline: int) -> None:
+        if self.over:
+            return
+        if self.now() < deadline and not has_arrived(self._client):
+            self.after(_MOMENT, lambda: self._cut_when_sent(how, deadline))
+            return
+        kind = "reset" if how == "reset" else "eof"
+        self.layer.aborted("client", FlowError(kind, "a fault"))
+        self.layer = Ignoring()
+        self._cutting = False
+        if kind == "reset":
+            self.reset()
+        else:
+            self._close_now()
+
+    def _wait_for_client(self) -> None:
+        """Read no more from the server until a client that is slow has been told all."""
+        server = self._server.transport if self._server else None
+        if server is not None and server.is_reading():
+            self._pause(server, True)
+            self._to_client.then(lambda: self._pause(server, False))
+
     def reset(self) -> None:
+        if self._cutting:
+            return
         reset_socket(self._client_socket)
         self._client_socket = None
         self._to_client.clear()
@@ -351,10 +431,16 @@ class Connection:
         self._server_socket = None
 
     def decides_late(self) -> bool:
-        return self.scope.plays
+        scope = self.scope
+        return scope.plays or bool(scope.mocks) or scope.faults.in_exchanges
 
-    def decide(self, flow: AnyFlow) -> Decision:
-        assert isinstance(flow, (HttpFlow, ServiceFlow))
+    @overload
+    def decide(self, flow: HttpFlow) -> Decision | Later: ...
+    @overload
+    def decide(self, flow: ServiceFlow) -> Decision: ...
+    def decide(self, flow: HttpFlow | ServiceFlow) -> Decision | Later:
+        if isinstance(flow, ServiceFlow):
+            return self.engine.decide_service(self, flow)
         return self.engine.decide(self, flow)
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:
@@ -369,6 +455,7 @@ class Connection:
     def begin(self, flow: AnyFlow) -> None:
         scope, late = self._scope()
         flow.started = flow.started or self.now()
+        flow.fault = flow.fault or self.fault
         flow.address = self.plan.address
         flow.client = self.plan.client
         if not flow.host:
@@ -433,6 +520,9 @@ class Connection:
     def silent(self) -> None:
         """Give up a client without a server that waits for it to speak."""
         reason = "the client waits for the server to speak first"
+        if not self.scope.plays:  # a mocked host, at which there may be a server all the same
+            self.connect()
+            return
         found = self.engine.script(self)
         if isinstance(found, Miss):
             found = msgspec.structs.replace(found, reason=f"{reason}; {found.reason}")
@@ -482,6 +572,7 @@ class Connection:
             return
         layer = RawReplayLayer(self, script, reason)
         self.layer = layer
+        self.engine.faulting.raw(self, layer.flow)
         layer.begin()
         if pending:
             layer.client_data(pending)
@@ -489,7 +580,8 @@ class Connection:
     def _relay(
         self, reason: str, pending: bytes, heard: bytes, flow: TcpFlow | None = None
     ) -> None:
-        self.layer = RawLayer(self, reason=reason, flow=flow)
+        layer = self.layer = RawLayer(self, reason=reason, flow=flow)
+        self.engine.faulting.raw(self, layer.flow)
         if not self.has_server:
             self.connect()
         if pending:
@@ -668,11 +760,20 @@ class Connection:
                 transport.resume_reading()
 
 
+def has_arrived(transport: asyncio.Transport | None) -> bool:
+    """Tell whether all that was written has reached the peer's socket (tcp(7), SIOCOUTQ)."""
+    if transport is None or transport.is_closing():
+        return True
+    sock = transport.get_extra_info("socket")
+    left = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    return not transport.get_write_buffer_size() and not any(left)
+
+
 def _abort(transport: asyncio.Transport, sock: socket.socket | None = None) -> None:
     """Close a transport, of `sock` if that is known, with a reset."""
     if sock is None or sock.fileno() < 0:
         sock = transport.get_extra_info("socket")
     if sock is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     transport.abort()

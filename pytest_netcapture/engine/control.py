@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from pytest_netcapture.errors import NetcaptureError
+from pytest_netcapture.fault_messages import GetSchedule
 from pytest_netcapture.messages import (
     FRAME,
     Close,
@@ -34,12 +35,24 @@ from pytest_netcapture.messages import (
     WaitChange,
     encode,
 )
+from pytest_netcapture.mock_messages import GetCalls, GetUnused
 
 Answer = tuple[Reply, Sequence[int]]
 Handler = Callable[[Request], "Answer | Awaitable[Answer] | None"]
 """None: there is no reply."""
 
-_LOOKS = (Close, End, GetCassette, GetFlows, GetProblems, Update, WaitChange)
+_LOOKS = (
+    Close,
+    End,
+    GetCalls,
+    GetCassette,
+    GetFlows,
+    GetProblems,
+    GetSchedule,
+    GetUnused,
+    Update,
+    WaitChange,
+)
 """Requests whose maker waits, and that are about all that it has done before."""
 
 

@@ -16,6 +16,7 @@ from pytest_netcapture.engine import pipeline
 from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.dns_asking import Asked, Unanswered, ask
 from pytest_netcapture.engine.layers import dns as wire
+from pytest_netcapture.engine.mocks import Reach
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.flows import DnsAnswer, DnsFlow, FlowError, Origin
 from pytest_netcapture.sandbox.resolver import NAMESERVER
@@ -70,6 +71,8 @@ class DnsServer:
             None, lambda: (owner.process(), owner.inode)
         )
         self._engine.recorded(flow, scope)
+        if flow.fault and flow.error is not None:
+            return None
         if flow.server and flow.error is not None:
             raise Unanswered(flow.error)
         return reply or wire.build_response(question, flow, tcp=asked.tcp)
@@ -89,6 +92,15 @@ class DnsServer:
                 "NXDOMAIN"  # RFC 6303 §4: nobody else's to answer, so never sent nor blocked
             )
             return None
+        if fault := scope.faults.question(flow):
+            flow.origin, flow.rcode = Origin.FAULT, fault.message.detail
+            flow.fault = f"dns_error {flow.rcode.lower() or 'timeout'}"
+            flow.error = None if flow.rcode else FlowError("timeout", "a fault")
+            return None
+        mocked = Reach.NO if scope.sealed else scope.reach_of_name(flow.name)
+        if mocked is Reach.YES:
+            self._give_stable(flow)
+            return None
         names = self._engine.names.of(asked.server[0])
         recorded, problem = pipeline.decide_dns(scope, flow, asked.server, names)
         if recorded is not None:
@@ -96,16 +108,29 @@ class DnsServer:
             flow.rcode, flow.answers = recorded.rcode, list(recorded.answers)
             flow.authority, flow.additional = list(recorded.authority), list(recorded.additional)
             flow.error, flow.truncated = recorded.error, recorded.truncated
-        elif problem is not None:
+        elif problem is not None and mocked is Reach.NO:
             flow.rcode = "NXDOMAIN"
             self._engine.scopes.problem(scope, problem)
+        elif problem is not None:
+            self._give_stable(flow)
         elif self._is_given(scope, flow.name):
-            self._give(
-                flow, {k: self._engine.names.give(flow.name, v) for k, v in (("A", 4), ("AAAA", 6))}
-            )
+            self._give_name(flow)
         else:
-            return await self._forward(scope, flow, query, asked)
+            reply = await self._forward(scope, flow, query, asked)
+            if mocked is Reach.NO or flow.rcode == "NOERROR":
+                return reply
+            flow.error = None
+            self._give_stable(flow)
         return None
+
+    def _give_stable(self, flow: DnsFlow) -> None:
+        """Answer for a host that is mocked, and may not exist."""
+        flow.origin = Origin.MOCKED
+        self._give_name(flow)
+
+    def _give_name(self, flow: DnsFlow) -> None:
+        give = self._engine.names.give
+        self._give(flow, {"A": give(flow.name, 4), "AAAA": give(flow.name, 6)})
 
     def _is_given(self, scope: Scope, name: str) -> bool:
         mapped = any(m.from_host == name for m in scope.settings.map_host)

@@ -25,7 +25,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
-from pytest_netcapture.engine.connection import Connection
+from pytest_netcapture.engine.connection import Connection, reset_socket
 from pytest_netcapture.engine.dns_layers import DOT_PORT, TlsQueryLayer
 from pytest_netcapture.engine.first_bytes import Vigil, has_left
 from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in, record_of
@@ -61,7 +61,9 @@ class Interception:
     async def open(self, connection: Connection, hello: ClientHello) -> None:
         connection.tls_name = hello.sni
         reason = self.opaque.why(connection, hello)
-        if reason:
+        if problem := self._engine.faulting.handshake(connection):
+            await self._spoil(connection, hello, problem)
+        elif reason:
             await self._relay(connection, reason)
         elif connection.server_socket is not None:
             await self._server_first(connection, hello)
@@ -165,6 +167,19 @@ class Interception:
         else:
             context = authority.bad_context(names, failure.detail, alpn=alpn)
         await self._client_side(connection, context, Bad(failure.detail, failure.certificate))
+
+    async def _spoil(self, connection: Connection, hello: ClientHello, problem: str) -> None:
+        """Show a bad certificate, whatever the server's is; one who minds not is served late."""
+        reset_socket(connection.take_server_socket())
+        names = _names(connection)
+        connection.endpoint.tls = True
+        connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
+        authority, alpn = self._engine.authority, _agreed(connection)
+        if problem == "wrong_host":
+            context = authority.server_context(("wrong.host.invalid",), alpn=alpn)
+        else:
+            context = authority.bad_context(names, problem, alpn=alpn)
+        await self._client_side(connection, context, Bad(problem, b""))
 
     async def _client_side(
         self, connection: Connection, context: ssl.SSLContext, bad: Bad | None = None

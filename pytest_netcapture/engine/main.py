@@ -40,7 +40,10 @@ from pytest_netcapture.engine.dialer import (
     is_loopback,
     resolve_now,
 )
-from pytest_netcapture.engine.layers.layer import Decision, Play
+from pytest_netcapture.engine.faulting import Faulting
+from pytest_netcapture.engine.layers.layer import Decision, Later, Play
+from pytest_netcapture.engine.mocking import Mocking
+from pytest_netcapture.engine.mocks import Reach
 from pytest_netcapture.engine.names import Names
 from pytest_netcapture.engine.namespaces import EngineNamespace, Hopper
 from pytest_netcapture.engine.opener import Opener
@@ -100,6 +103,8 @@ class Engine:
         self._stand_on(grounds.make(self, self.hopper, self.addresses))
         self.opener = Opener(self)
         self.packets = Packets(self)
+        self.mocking = Mocking(self)
+        self.faulting = Faulting(self)
         self.requests = Requests(self)
         self.publisher = Publisher(self)
         channel = socket.socket(fileno=options.control_fd)
@@ -217,6 +222,8 @@ class Engine:
         def dialled(sock: socket.socket | None, error: FlowError | None) -> None:
             if sock is not None:
                 self._accept(plan, sock, lambda: syn.answer(Verdict.ACCEPT))
+            elif plan.mocked is not Reach.NO:
+                self._accept(_serverless(plan), None, lambda: syn.answer(Verdict.ACCEPT))
             else:
                 assert error is not None
                 self._failed(plan, error)
@@ -278,6 +285,8 @@ class Engine:
         else:
             future.set_result((None, None))
         sock, error = await future
+        if error is not None and plan.mocked is not Reach.NO:
+            plan, error = _serverless(plan), None
         if error is not None:
             self._failed(plan, error)
             reset_socket(stream.socket)
@@ -296,6 +305,7 @@ class Engine:
         flow = self._tcp_flow(plan)
         flow.client, flow.started = plan.client, self.now()
         flow.reason = "loopback" if plan.loopback else ""
+        flow.origin = Origin.MOCKED if plan.mocked is Reach.YES else Origin.LIVE
         scope, late = self.scopes.resolve(plan.namespace, owner.is_test_process)
         self.scopes.add(scope, flow, late)
         self._pending[plan.namespace, plan.client] = Pending(plan, sock, flow, owner)
@@ -347,11 +357,18 @@ class Engine:
         plan = Plan(namespace, client, address, names, candidates, loopback)
         if loopback:
             return plan, None
+        if (scope.mocks or scope.faults) and not scope.sealed:
+            plan = plan._replace(mocked=scope.reach(_hosts(plan), address[1]))
         return plan, self._verdict(scope, plan)
 
     def _verdict(self, scope: Scope, plan: Plan) -> Verdict | None:
         address, port = plan.address
         if port == 53:
+            return Verdict.ACCEPT
+        if fails := self.faulting.connecting(scope, plan):
+            self._failed(plan, fails[0], Origin.FAULT, fails[1])
+            return VERDICTS[fails[0].kind]
+        if plan.mocked is Reach.YES:
             return Verdict.ACCEPT
         if scope.sealed:
             flow = self._tcp_flow(plan)
@@ -370,6 +387,8 @@ class Engine:
             if not scope.records or any(cassette.knows(h, port) for h in (*plan.names, address)):
                 return Verdict.ACCEPT
         reason = pipeline.allowed(scope.settings, plan.names, address, port)
+        if reason and plan.mocked is not Reach.NO:
+            return Verdict.ACCEPT
         if reason:
             flow = self._tcp_flow(plan)
             self.add(plan, flow)
@@ -455,16 +474,36 @@ class Engine:
 
     # ── what connections report ──────────────────────────────────────────────────────────────
 
-    def decide(self, connection: Connection, flow: HttpFlow | ServiceFlow) -> Decision:
+    def decide(self, connection: Connection, flow: HttpFlow) -> Decision | Later:
+        scope = self.scopes.get(flow.scope)
+        if scope.faults and not scope.sealed:
+            go_on = partial(self._decide_mocked, connection, scope, flow)
+            return self.faulting.decide(connection, scope, flow, go_on)
+        return self._decide_mocked(connection, scope, flow)
+
+    def _decide_mocked(
+        self, connection: Connection, scope: Scope, flow: HttpFlow
+    ) -> Decision | Later:
+        if scope.mocks and not scope.sealed:
+            decision = self.mocking.decide(connection, scope, flow)
+            if decision is not None:
+                return decision
+        return self.decide_unmocked(connection, flow)
+
+    def decide_unmocked(self, connection: Connection, flow: HttpFlow) -> Decision:
         scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
-        if isinstance(flow, ServiceFlow):
-            decision, problem = pipeline.decide_service(scope, flow, address)
-        else:
-            decision, problem = pipeline.decide_http(scope, flow, address)
-        return self._decided(connection, flow, decision, problem)
+        found = pipeline.decide_http(scope, flow, address)
+        return self._decided(connection, flow, *found)
+
+    def decide_service(self, connection: Connection, flow: ServiceFlow) -> Decision:
+        scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
+        found = pipeline.decide_service(scope, flow, address)
+        return self._decided(connection, flow, *found)
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
         scope = self.scopes.get(flow.scope)
+        if scope.mocks.may_match(flow) or scope.faults.may_match(flow):
+            return None
         found = pipeline.decide_early(scope, flow, connection.plan.address[0])
         return None if found is None else self._decided(connection, flow, *found)
 
@@ -540,10 +579,16 @@ class Engine:
     def left_machine(self, packets: int) -> None:
         (self.scopes.running or self.scopes.session).counts.left_machine += packets
 
-    def _failed(self, plan: Plan, error: FlowError | None, origin: Origin = Origin.LIVE) -> None:
+    def _failed(
+        self,
+        plan: Plan,
+        error: FlowError | None,
+        origin: Origin = Origin.LIVE,
+        fault: str = "",
+    ) -> None:
         """List what does not become a connection of ours: it failed, or is left alone."""
         flow = self._tcp_flow(plan)
-        flow.error, flow.origin = error, origin
+        flow.error, flow.origin, flow.fault = error, origin, fault
         flow.reason = "loopback" if plan.loopback else ""
         self.add(plan, flow)
         if error is not None:
@@ -556,6 +601,17 @@ class Engine:
         return TcpFlow(host=host, port=plan.address[1], address=plan.address)
 
 
+def _hosts(plan: Plan) -> tuple[str, ...]:
+    """Return the names by which a test may mean a destination."""
+    address = plan.address[0]
+    return (*plan.names, address, *(["localhost"] if is_loopback(address) else []))
+
+
+def _serverless(plan: Plan) -> Plan:
+    """Accept a connection for mocks only, since there is no server."""
+    return plan._replace(mocked=Reach.YES)
+
+
 def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
     if isinstance(flow, ServiceFlow):
         return len(flow.sent) + len(flow.answer)
@@ -565,7 +621,8 @@ def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
 
 
 def _left_alone(flow: AnyFlow) -> bool:
-    return isinstance(flow, RawFlow) and flow.reason == "loopback"
+    """Tell whether a flow is not to be recorded: it is not ours, or a fault has struck it."""
+    return bool(flow.fault) or (isinstance(flow, RawFlow) and flow.reason == "loopback")
 
 
 def _raise_descriptor_limit() -> None:

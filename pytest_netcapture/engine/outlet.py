@@ -3,7 +3,8 @@
 1. Before there is a transport, and behind a stream that is being written, writes wait in order.
 2. A stream's pieces are taken one by one while the transport is not full, so a large body is never
    in memory whole.
-3. A `Pause` among a stream's pieces holds the queue back for as long.
+3. A `Pause` among a stream's pieces holds the queue back for as long. A slow way out rests after
+   each portion (`pace`).
 4. `then` runs a function when everything before it has been handed to the transport.
 """
 
@@ -12,8 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 from pytest_netcapture.engine.layers.played_body import Pause
+
+Later: TypeAlias = "Callable[[float, Callable[[], None]], object]"
+_PORTIONS = 20
+"""How many times a second a slow way out takes something."""
 
 
 class Outlet:
@@ -26,6 +32,16 @@ class Outlet:
         """Bytes that wait for a transport, streams not counted."""
         self._queue: deque[Iterator[bytes] | Callable[[], None]] = deque()
         self._paused = False
+        self._later: Later | None = None
+        self._rate = 0
+
+    def pace(self, rate: int, later: Later | None) -> None:
+        """Write at most `rate` bytes a second from now on, 0 for as many as there are."""
+        self._rate, self._later = rate, later
+
+    @property
+    def slow(self) -> bool:
+        return self._rate > 0
 
     def __bool__(self) -> bool:
         """Tell whether anything waits."""
@@ -37,12 +53,14 @@ class Outlet:
         self.pump()
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None and not self._queue:
+        if self.transport is not None and not self._queue and not self._rate:
             if not self.transport.is_closing():  # else nobody is there to read it
                 self.transport.write(data)
         else:
             self.waiting += len(data)
             self._queue.append(iter((data,)))
+            if self._rate:
+                self.pump()
 
     def stream(self, pieces: Iterable[bytes]) -> None:
         self._queue.append(iter(pieces))
@@ -74,13 +92,9 @@ class Outlet:
                 self._paused = True
                 asyncio.get_running_loop().call_later(piece.seconds, self._go_on)
             else:
-                self.transport.write(piece)
+                self.transport.write(self._portion(piece) if self._rate else piece)
         if not self._queue:
             self.waiting = 0
-
-    def _go_on(self) -> None:
-        self._paused = False
-        self.pump()
 
     def take(self) -> bytes:
         """Take the bytes that wait for a transport, up to where there is something else to do."""
@@ -91,6 +105,20 @@ class Outlet:
         data = b"".join(taken)
         self.waiting = max(self.waiting - len(data), 0)
         return data
+
+    def _portion(self, piece: bytes) -> bytes:
+        """Return what may go out now; the rest of a piece is the next one."""
+        size = max(1, self._rate // _PORTIONS)
+        if len(piece) > size:
+            self._queue.appendleft(iter((piece[size:],)))
+        assert self._later is not None
+        self._paused = True
+        self._later(min(size, len(piece)) / self._rate, self._go_on)
+        return piece[:size]
+
+    def _go_on(self) -> None:
+        self._paused = False
+        self.pump()
 
     def clear(self) -> None:
         for waiting in self._queue:

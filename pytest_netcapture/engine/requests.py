@@ -14,6 +14,7 @@ from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
+from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Origin, Problem, RawFlow, WebSocketFlow
 from pytest_netcapture.messages import (
     Abandon,
@@ -40,6 +41,14 @@ from pytest_netcapture.messages import (
     SetVariable,
     Update,
     WaitChange,
+)
+from pytest_netcapture.mock_messages import (
+    GetCalls,
+    GetUnused,
+    OpenQuestions,
+    Questions,
+    SetMock,
+    Unused,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +79,12 @@ class Requests:
             GetCassette: self._cassette,
             WaitChange: self._wait_change,
             Publish: self._publish,
+            SetMock: self._set_mock,
+            SetFault: self._set_fault,
+            GetSchedule: self._schedule,
+            GetCalls: self._calls,
+            GetUnused: self._unused,
+            OpenQuestions: self._open_questions,
             Abandon: self._abandon,
             Moved: self._moved,
             SavePackets: self._save_packets,
@@ -202,6 +217,28 @@ class Requests:
         port = self._engine.publisher.open(scope, request.port, request.host_port)
         return Published(port), ()
 
+    def _set_mock(self, request: SetMock) -> None:
+        self._engine.scopes.get(request.scope).mocks.set(request)
+
+    def _set_fault(self, request: SetFault) -> None:
+        self._engine.scopes.get(request.scope).faults.add(request)
+
+    def _schedule(self, request: GetSchedule) -> Answer:
+        faults = self._engine.scopes.get(request.scope).faults
+        return Schedule([fault.schedule() for fault in faults]), ()
+
+    def _open_questions(self, request: OpenQuestions) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        return Questions(), [self._engine.mocking.open(scope)]
+
+    def _calls(self, request: GetCalls) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        return FlowList(scope.mocks.get(request.number).calls), ()
+
+    def _unused(self, request: GetUnused) -> Answer:
+        mocks = self._engine.scopes.get(request.scope).mocks
+        return Unused([f"{m.text}: {left}" for m in mocks if (left := m.left())]), ()
+
     def _abandon(self, request: Abandon) -> Answer:
         namespace = self._leases.pop(request.scope, None)
         scope = self._engine.scopes.find(request.scope)
@@ -224,6 +261,7 @@ class Requests:
     def _end_with_programs(self, scope: Scope) -> None:
         self._engine.scopes.end(scope)
         self._engine.publisher.close(scope)
+        self._engine.mocking.close(scope)
         for child in scope.children:
             self._engine.scopes.end(child)
             _add_up(scope.counts, child.counts)

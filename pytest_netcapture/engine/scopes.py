@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_netcapture.cassettes.store import Cassette
+from pytest_netcapture.engine.faults import Faults
+from pytest_netcapture.engine.mocks import Mocks, Reach
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, ServiceFlow
 from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
@@ -31,6 +33,8 @@ class Scope:
     id: int
     nodeid: str
     settings: Settings
+    mocks: Mocks = field(default_factory=Mocks)
+    faults: Faults = field(default_factory=Faults)
     cassette: Cassette | None = None
     namespace: EngineNamespace | None = None
     active: bool = True
@@ -48,6 +52,14 @@ class Scope:
     """Its cassette has large bodies to write, which is done in a thread when it has ended."""
     sealed: bool = False
     """It has ended and could only replay: what is left of it must not reach the network."""
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> Reach:
+        """Tell whether a connection may be accepted without a server, for mocks or faults."""
+        return max(self.mocks.reach(hosts, port), self.faults.reach(hosts, port))
+
+    def reach_of_name(self, name: str) -> Reach:
+        """Tell whether a name may be that of a host without a server."""
+        return max(self.mocks.names(name), self.faults.names(name))
 
     @property
     def plays(self) -> bool:
@@ -101,9 +113,10 @@ class Scopes:
     def begin_child(
         self, parent: Scope, identity: int, nodeid: str, namespace: EngineNamespace
     ) -> Scope:
-        """Begin a program's scope: it shares its parent's settings and cassette, not its flows."""
+        """Begin a program's scope: it shares all of its parent but the flows."""
         scope = self.begin(identity, nodeid, parent.settings, namespace)
         scope.cassette, scope.parent = parent.cassette, parent
+        scope.mocks, scope.faults = parent.mocks, parent.faults
         parent.children.append(scope)
         return scope
 

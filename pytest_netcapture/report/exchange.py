@@ -35,6 +35,8 @@ def flow_line(flow: Flow, *, who: bool = True) -> str:
     text = f"{subject(flow)} → {outcome(flow)}"
     if flow.origin in (Origin.PLAYED, Origin.MOCKED):
         text += f"  [{flow.origin.value}]"
+    if flow.fault:
+        text += f"  [fault: {flow.fault}]"
     if flow.late:
         text += "  [late]"
     process = process_name(flow.process) if who else ""

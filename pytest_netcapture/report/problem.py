@@ -29,7 +29,7 @@ def problem_text(problem: Problem, frames: Sequence[Frame] = (), rootdir: str = 
     """Return the whole section; `frames` are the user's own, outermost first (see stacks.py)."""
     lines = [problem_title(problem)]
     if problem.flow:
-        lines += _labelled("why", [_reason(problem)])
+        lines += _labelled("why", printable_lines(problem.reason) or [_reason(problem)])
         lines += _labelled("made by", _process_lines(problem.flow.process))
     lines += _labelled("from", _frame_lines(frames, rootdir))
     lines += _labelled("nearest", _nearest_lines(problem.nearest, problem))

@@ -28,7 +28,7 @@ from pytest_netcapture.engine.layers.http1_head import (
     without_h2c,
 )
 from pytest_netcapture.engine.layers.http1_replay import Renderer
-from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
+from pytest_netcapture.engine.layers.layer import Context, Decision, Deny, Forward, Later, Play
 from pytest_netcapture.engine.layers.websocket import switch
 from pytest_netcapture.flows import FlowError, WebSocketFlow
 
@@ -49,6 +49,8 @@ class Http1Layer:
         self._renderer = Renderer()
         self._due = self._answers.due
         self._waiting: tuple[Exchange, Play | Deny] | None = None
+        # Its decision is still to be made.
+        self._undecided: Exchange | None = None
         self._place: tuple[str, tuple[str, int]] = ("", ("", 0))
         self._upstream = False
         self._played = False
@@ -80,6 +82,8 @@ class Http1Layer:
     def _client_ended(self) -> None:
         """Pass on that the client will send no more, once all that it sent is through."""
         receiving = self._receiving
+        if self._undecided is not None:
+            return
         if self._inbox and receiving is None and self._blocked():
             return
         if self._server_done:
@@ -144,7 +148,7 @@ class Http1Layer:
 
     def _blocked(self) -> bool:
         """Tell whether the next request must wait for the answer to an earlier one."""
-        if self._waiting is not None or self._broken:
+        if self._waiting is not None or self._undecided is not None or self._broken:
             return True
         return bool(self._due) and self._due[-1].switches
 
@@ -200,6 +204,24 @@ class Http1Layer:
         decision = self._context.decide(exchange.flow)
         if self._over:
             return
+        if isinstance(decision, Later):
+            self._undecided = exchange
+            decision.then(lambda made: self._decided_late(exchange, made))
+        else:
+            self._decided(exchange, decision)
+
+    def _decided_late(self, exchange: Exchange, decision: Decision) -> None:
+        """Go on with what waited for a decision, unless the client is gone."""
+        if self._over or self._undecided is not exchange:
+            return
+        self._undecided = None
+        self._decided(exchange, decision)
+        if not self._over:
+            self._pump()
+        if self._client_done and not self._over and not self._due:
+            self._client_ended()
+
+    def _decided(self, exchange: Exchange, decision: Decision) -> None:
         if isinstance(decision, Forward):
             self._forward(exchange)
         elif self._receiving is exchange and isinstance(decision, Play) and decision.response:
@@ -361,8 +383,10 @@ class Http1Layer:
             exchanges.append(self._receiving)
         if self._waiting is not None:
             exchanges.append(self._waiting[0])
+        if self._undecided is not None:
+            exchanges.append(self._undecided)
         self._due.clear()
-        self._receiving = self._waiting = None
+        self._receiving = self._waiting = self._undecided = None
         for exchange in exchanges:
             if exchange.complete:
                 continue

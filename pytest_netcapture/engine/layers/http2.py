@@ -38,8 +38,8 @@ from pytest_netcapture.engine.layers.http2_playing import Playing
 from pytest_netcapture.engine.layers.http2_replay import BY_CLIENT
 from pytest_netcapture.engine.layers.http2_sender import Sender
 from pytest_netcapture.engine.layers.http2_websocket import watched
-from pytest_netcapture.engine.layers.layer import Context, Decision, Forward, Play
-from pytest_netcapture.flows import FlowError, Headers
+from pytest_netcapture.engine.layers.layer import Context, Decision, Forward, Later, Play
+from pytest_netcapture.flows import FlowError, Headers, HttpFlow
 
 _CONTINUE: Fields = [(b":status", b"100")]
 
@@ -66,6 +66,10 @@ class Http2Layer:
     def _peer(self, handler: Handler, *, client: bool) -> Sender:
         """Return one side; HTTP/3 has its own."""
         return Peer(handler, client=client)
+
+    def stream_of(self, flow: HttpFlow) -> int:
+        """Return the number of the client's stream on which `flow` is."""
+        return next(exchange.down.id for exchange in self._open if exchange.flow is flow)
 
     # What the client does
 
@@ -181,7 +185,16 @@ class Http2Layer:
             self._decide(exchange)
 
     def _decide(self, exchange: Http2Exchange) -> None:
-        self._decided(exchange, self._context.decide(exchange.flow))
+        decision = self._context.decide(exchange.flow)
+        if isinstance(decision, Later):
+            decision.then(lambda made: self._decided_late(exchange, made))
+        else:
+            self._decided(exchange, decision)
+
+    def _decided_late(self, exchange: Http2Exchange, decision: Decision) -> None:
+        if not self._over and not exchange.complete:
+            self._decided(exchange, decision)
+            self._flush()
 
     def _decided(self, exchange: Http2Exchange, decision: Decision) -> None:
         if isinstance(decision, Forward):

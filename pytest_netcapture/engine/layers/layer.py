@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, overload
 
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.cassettes.dialogue import Dialogue
@@ -28,6 +28,7 @@ from pytest_netcapture.flows import (
     AnyFlow,
     Body,
     FlowError,
+    HttpFlow,
     HttpRequest,
     HttpResponse,
     Origin,
@@ -68,6 +69,27 @@ class Deny:
 
 
 Decision = Forward | Play | Deny
+
+
+class Later:
+    """A decision that is still to be made: after a while, or by somebody who is asked."""
+
+    __slots__ = ("_decision", "_then")
+
+    def __init__(self) -> None:
+        self._decision: Decision | None = None
+        self._then: Callable[[Decision], None] | None = None
+
+    def settle(self, decision: Decision) -> None:
+        self._decision = decision
+        if self._then is not None:
+            self._then(decision)
+
+    def then(self, function: Callable[[Decision], None]) -> None:
+        """Call `function` with the decision, at once if it has been made."""
+        self._then = function
+        if self._decision is not None:
+            function(self._decision)
 
 
 class BodySink(Protocol):
@@ -146,7 +168,10 @@ class Context(Protocol):
     def decides_late(self) -> bool:
         """Tell whether `decide` needs the request's body (a cassette or a mock may answer)."""
 
-    def decide(self, flow: AnyFlow) -> Decision: ...
+    @overload
+    def decide(self, flow: HttpFlow) -> Decision | Later: ...
+    @overload
+    def decide(self, flow: ServiceFlow) -> Decision: ...
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:
         """Decide before the body has come; None when it is the body that decides."""
@@ -235,6 +260,7 @@ __all__ = [
     "Endpoint",
     "Forward",
     "HttpRequest",
+    "Later",
     "Layer",
     "Play",
 ]

@@ -1,0 +1,137 @@
+"""A scope's faults: at which of their chances they strike, and what is told of it.
+
+1. Chances are counted for each fault by itself, and in their order. Where it throws a die it does
+   so at each chance, so that `times` and `after` do not move the schedule.
+2. The two questions of one look-up (A, AAAA) are one chance: the n-th of each type.
+
+Pure: no I/O, no clock; the seed is an argument. Proved by tests/engine/test_faults.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from pytest_netcapture.engine.mocks import Reach, Target
+from pytest_netcapture.fault_messages import FaultKind, SetFault
+from pytest_netcapture.flows import DnsFlow, Flow
+from pytest_netcapture.matching import Criteria
+from pytest_netcapture.portable import unpack
+
+_NEEDS_NO_SERVER = frozenset(
+    (
+        FaultKind.REFUSE,
+        FaultKind.UNREACHABLE,
+        FaultKind.BLACKHOLE,
+        FaultKind.TLS,
+        FaultKind.STATUS,
+    )
+)
+_MOST_TOLD = 20
+
+
+class LiveFault:
+    """One fault, and the schedule so far."""
+
+    def __init__(self, message: SetFault) -> None:
+        self.message = message
+        self.kind = message.kind
+        self.criteria: Criteria = unpack(message.criteria, Flow)
+        self.target = Target(self.criteria)
+        self._random = random.Random(message.seed)
+        self._drawn: list[bool] = []
+        self._struck = 0
+        self._asked: dict[str, dict[str, int]] = {}
+        self._of_name: dict[str, list[bool]] = {}
+
+    @property
+    def in_exchange(self) -> bool:
+        """Tell whether exchanges, or connections that are not decoded, are its chances."""
+        return not self.message.at_connect and self.kind not in (FaultKind.TLS, FaultKind.DNS)
+
+    @property
+    def needs_no_server(self) -> bool:
+        before = self.kind is FaultKind.RESET and self.message.size is None
+        return before or self.kind in _NEEDS_NO_SERVER
+
+    def strikes(self) -> bool:
+        """Take the next chance."""
+        return self._draw(len(self._drawn))
+
+    def strikes_question(self, flow: DnsFlow) -> bool:
+        """Take the next chance, or the one that this question's twin has had (rule 2)."""
+        asked = self._asked.setdefault(flow.name, {})
+        turn = asked[flow.type] = asked.get(flow.type, 0) + 1
+        drawn = self._of_name.setdefault(flow.name, [])
+        if turn > len(drawn):
+            drawn.append(self.strikes())
+        return drawn[turn - 1]
+
+    def delay(self) -> int:
+        """Return how long it delays this time, in nanoseconds."""
+        spread = self.message.jitter
+        return self.message.time + (round(self._random.uniform(-spread, spread)) if spread else 0)
+
+    def schedule(self) -> str:
+        """Tell at which chances it has struck."""
+        message = self.message
+        what = f"{self.kind.value} {message.detail}".rstrip()
+        chance = f", probability {message.probability:g}" if message.probability < 1 else ""
+        seed = f", seed {message.seed!r}" if message.seed else ""
+        struck = [str(n) for n, one in enumerate(self._drawn, 1) if one]
+        told = ", ".join(struck[:_MOST_TOLD]) + (", …" if len(struck) > _MOST_TOLD else "")
+        when = f"at {told} of {len(self._drawn)}" if struck else f"at none of {len(self._drawn)}"
+        return f"{what} on {message.text}{chance}{seed}: struck {when}"
+
+    def _draw(self, index: int) -> bool:
+        message = self.message
+        lucky = message.probability >= 1 or self._random.random() < message.probability
+        left = message.times is None or self._struck < message.times
+        strikes = lucky and left and index >= message.after
+        self._struck += strikes
+        self._drawn.append(strikes)
+        return strikes
+
+
+class Faults:
+    """The faults of one scope, in their order."""
+
+    def __init__(self) -> None:
+        self._all: list[LiveFault] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def __iter__(self) -> Iterator[LiveFault]:
+        return iter(self._all)
+
+    def add(self, message: SetFault) -> None:
+        self._all.append(LiveFault(message))
+
+    @property
+    def in_exchanges(self) -> bool:
+        return any(fault.in_exchange for fault in self)
+
+    def may_match(self, flow: Flow) -> bool:
+        """Tell whether an exchange may be struck as far as can be told before its body."""
+        return any(fault.in_exchange and fault.target.may_match(flow) for fault in self)
+
+    def first(self, kinds: frozenset[FaultKind], flow: Flow) -> LiveFault | None:
+        """Return the first of `kinds` that strikes what is not in an exchange."""
+        may = (f for f in self if f.kind in kinds and not f.in_exchange)
+        return next((f for f in may if f.criteria.matches(flow) and f.strikes()), None)
+
+    def question(self, flow: DnsFlow) -> LiveFault | None:
+        may = (f for f in self if f.kind is FaultKind.DNS and f.criteria.matches(flow))
+        return next((fault for fault in may if fault.strikes_question(flow)), None)
+
+    def reach(self, hosts: tuple[str, ...], port: int) -> Reach:
+        """Tell whether a connection may be accepted without a server: there a fault may answer."""
+        if any(f.needs_no_server and f.target.reaches(hosts, port) is Reach.YES for f in self):
+            return Reach.PERHAPS
+        return Reach.NO
+
+    def names(self, name: str) -> Reach:
+        if any(f.needs_no_server and f.target.names(name) is Reach.YES for f in self):
+            return Reach.PERHAPS
+        return Reach.NO
