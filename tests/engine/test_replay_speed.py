@@ -55,9 +55,10 @@ def three(client, web, path):
 def test_events(way, app, tmp_path):
     live, full, slow = three(paces(way, f"https://{HOST}/slow"), app, tmp_path / "a.cassette")
     assert live[0] == full[0] == slow[0] == ["data: 0", "data: 1", "data: 2"]
-    assert min(live[1][1:]) >= 3
-    assert sum(full[1]) < 6, "the recorded waits are 8 tenths"
-    assert min(slow[1][1:]) >= 3
+    # The recorded waits are 8 tenths; a client that was late for one event waits less for the next.
+    assert sum(live[1]) >= 5
+    assert sum(full[1]) < 5
+    assert sum(slow[1]) >= 5
 
 
 def test_messages(chat, tmp_path):
