@@ -120,9 +120,9 @@ def test_a_server_that_speaks_first(path):
     def talk(sandbox):
         return ask(b"hello\n", greeted=True), sandbox.problems()
 
-    with serving(lines(greeting=b"220 ready\n")) as server:
+    with serving(lines(greeting=b"hello there\n")) as server:
         recorded = record(talk, server, path)
-    assert recorded == ([b"220 ready\n", b"re: hello\n", b""], [])
+    assert recorded == ([b"hello there\n", b"re: hello\n", b""], [])
     assert play(talk, path) == recorded
 
 
@@ -350,12 +350,12 @@ def test_many_at_once(path):
 
 
 def test_the_text_beside_it_reads_as_the_conversation(path):
-    with serving(lines(lambda asked: b"\x00\x01" + asked, greeting=b"220 ready\r\n")) as server:
+    with serving(lines(lambda asked: b"\x00\x01" + asked, greeting=b"hello there\r\n")) as server:
         record(lambda _: ask(b"hello\n", greeted=True), server, path)
     text = (path.parent / "a.cassette.txt").read_text()
     assert text.partition(" TCP ")[2].splitlines()[1:] == [
-        "  < [11 bytes]",
-        "    220 ready",
+        "  < [13 bytes]",
+        "    hello there",
         "  > [6 bytes]",
         "    hello",
         "  < [8 bytes]",
@@ -410,7 +410,7 @@ def test_a_client_that_resets(path):
     assert play(talk, path) == recorded
 
 
-@pytest.mark.parametrize("greeting", [b"", b"220 ready\n"])
+@pytest.mark.parametrize("greeting", [b"", b"hello there\n"])
 def test_what_tls_hides_is_taken_off(path, tmp_path, greeting):
     authority = Authority(tmp_path)
 
