@@ -75,4 +75,6 @@ def test_it(service: Callable[..., Service]) -> None:
         broker.record(server, passed=3)
     broker.play(passed=3)
     write("pear")
-    assert "unmatched: amqp basic.publish" in broker.play("-k", "get", failed=1, errors=1).stdout.str()
+    assert (
+        "unmatched: amqp basic.publish" in broker.play("-k", "get", failed=1, errors=1).stdout.str()
+    )
