@@ -223,3 +223,32 @@ def memcached() -> Iterator[Running]:
         command = [program("memcached"), "-p", str(port), "-l", "127.0.0.1", "-U", "0"]
         with running(command, folder, port, user=plain_user("nobody")) as server:
             yield server
+
+
+@contextlib.contextmanager
+def rabbitmq() -> Iterator[Running]:
+    """RabbitMQ with the user guest; with a port mapper (epmd) of its own, which ends with it."""
+    server_program = program("rabbitmq-server", "usr/lib/rabbitmq/bin/rabbitmq-server")
+    direct = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    user, port = plain_user("rabbitmq"), free_port()
+    with workplace(user) as folder:
+        environ = {
+            "HOME": str(folder),
+            "ERL_EPMD_PORT": str(free_port()),
+            "RABBITMQ_NODENAME": f"ci-{port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "logs"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+        }
+        command = [str(direct) if direct.exists() else server_program]
+        try:
+            with running(command, folder, port, user=user, environ=environ) as server:
+                yield server
+        finally:
+            own = os.environ | environ
+            subprocess.run(["epmd", "-kill"], env=own, capture_output=True, check=False, user=user)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_netcapture.engine.layers.amqp import amqp_layer
 from pytest_netcapture.engine.layers.http1 import Http1Layer
 from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
@@ -29,6 +30,7 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.POSTGRESQL: PostgresqlLayer,
     Guess.REDIS: redis_layer,
     Guess.MEMCACHED: memcached_layer,
+    Guess.AMQP: amqp_layer,
 }
 
 PATIENCE = 1.0

@@ -80,6 +80,10 @@ class Dialect:
         """Return an exchange for what the server said by itself; None for what is not kept."""
         return None
 
+    def given(self, recorded: ServiceFlow) -> bytes:
+        """Return what the server had said by itself as it is to be given out on this connection."""
+        return recorded.answer
+
     def listens(self, _flow: ServiceFlow) -> list[ServiceFlow]:
         """Return what is waited for after an exchange was answered, to be looked up."""
         return []
@@ -162,7 +166,8 @@ class OrderedLayer(Ignoring):
             self._context.record(flow)
             self._out.append(self._dialect.refusal(flow, f"{REFUSAL}: {flow.asked[:100]}"))
             return
-        flow.answer, flow.notes = self._dialect.answer(flow, recorded), recorded.notes
+        flow.answer = self._dialect.answer(flow, recorded)
+        flow.notes = {**recorded.notes, **flow.notes}
         miss = decision.compare(flow) if decision.compare and flow.sent else None
         if miss is not None:
             flow.origin = Origin.UNMATCHED
@@ -204,15 +209,16 @@ class OrderedLayer(Ignoring):
         due = [one for one in self._waiting if one.notes.get("after") == after]
         for recorded in due:
             self._waiting.remove(recorded)
-            flow = self._dialect.apart(recorded.answer)
+            unit = self._dialect.given(recorded)
+            flow = self._dialect.apart(unit)
             if flow is not None:
                 flow.origin = Origin.PLAYED
                 self._context.begin(flow)
                 self._context.record(flow)
             if self._out:
-                self._out.append(recorded.answer)
+                self._out.append(unit)
             else:
-                self._context.to_client(recorded.answer)
+                self._context.to_client(unit)
 
     def _flush(self) -> None:
         out, self._out = b"".join(self._out), []

@@ -42,6 +42,7 @@ _ECDSA_SUITES = frozenset(
 _POSTGRESQL_HEAD = struct.Struct(">II")
 _POSTGRESQL_CODES = range(80877102, 80877105)
 """CancelRequest, SSLRequest, GSSENCRequest."""
+_AMQP = b"AMQP\0\0\x09\x01"
 _ARRAY = ord("*")
 _REDIS_COMMAND = re.compile(rb"\*[1-9]\d{0,6}\r\n\$\d")
 _REDIS_BEGINNING = re.compile(rb"\*([1-9]\d{0,6}(\r(\n\$?)?)?)?")
@@ -65,6 +66,7 @@ class Guess(enum.Enum):
     POSTGRESQL = "postgresql"
     REDIS = "redis"
     MEMCACHED = "memcached"
+    AMQP = "amqp"
     UNKNOWN = "unknown"
 
 
@@ -110,6 +112,8 @@ def sniff(data: bytes) -> Guess:
         return _sniff_preface(data)
     if data[0] == _ARRAY:
         return _sniff_redis(data)
+    if data.startswith(_AMQP):
+        return Guess.AMQP
     if data[0] == 0:
         return _sniff_postgresql(data)
     return _sniff_http(data)
