@@ -377,6 +377,34 @@ def test_the_same_seed_is_the_same_schedule():
     assert line.endswith(f", probability 0.5, seed '7': struck at {struck} of 16")
 
 
+@pytest.mark.parametrize("how", ["refuse", "blackhole"])
+def test_datagrams_fail_like_connections(how):
+    def check(netcapture, sandbox):
+        getattr(netcapture.fault(host="203.0.113.7", port=5353), how)()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("203.0.113.7", 5353))
+            sock.send(b"anybody?")
+            sandbox.wait(lambda: [flow for flow in netcapture.udp if flow.fault])
+            sock.settimeout(20 if how == "refuse" else 0)
+            with pytest.raises(OSError) as caught:
+                sock.recv(100)
+        return caught.value.errno, netcapture.udp.one().fault, len(sandbox.problems())
+
+    number = errno.ECONNREFUSED if how == "refuse" else errno.EAGAIN
+    assert faulty(check) == (number, how, 0)
+
+
+def test_faults_strike_where_the_network_is_blocked():
+    """And a made-up name is no attempt that must fail the test."""
+
+    def check(netcapture, sandbox):
+        netcapture.fault(host=HOST, port=80).refuse(times=1)
+        netcapture.fault(host=HOST).status(503)
+        return python(URL), python(URL), len(sandbox.problems())
+
+    assert faulty(check, settings(block=True)) == ("ECONNREFUSED", "503", 0)
+
+
 MISTAKES = {
     "connect with a path": (lambda f: f(path="/x").refuse(), "tcp flows have no 'path'", "host"),
     "wrong criterion": (lambda f: f(hots="x"), "unknown criterion 'hots'", "'host'"),
