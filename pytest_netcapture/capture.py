@@ -221,6 +221,17 @@ class Netcapture:
         ]
         _raise(claims.in_order(self._source.flows(), steps))
 
+    def assert_concurrency(
+        self, at_most: int, method: Any = None, url: Any = None, /, **criteria: Any
+    ) -> None:
+        """Claim that at most so many matching exchanges were under way at any moment."""
+        place = "netcapture.assert_concurrency"
+        wanted = Criteria.build(method, url, criteria, place=place, kind=HttpFlow)
+        if at_most is None:
+            raise UsageError(f"{place}: at most how many?", cure="write a number first")
+        _check_count(at_most, f"{place}: at_most")
+        _raise(claims.at_once(self._source.flows(), wanted, at_most))
+
     def assert_no_traffic(self) -> None:
         """Claim that there was no flow of any kind, DNS and loopback included."""
         _raise(claims.no_traffic(self._source.flows()))

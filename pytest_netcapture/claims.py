@@ -84,6 +84,23 @@ def in_order(every: Sequence[AnyFlow], steps: Sequence[Criteria]) -> AssertionMi
     return None
 
 
+def at_once(every: Sequence[AnyFlow], wanted: Criteria, at_most: int) -> AssertionMismatch | None:
+    """Claim that no more than `at_most` matching exchanges were under way at any moment."""
+    exchanges = [f for f in every if isinstance(f, HttpFlow) and wanted.matches(f)]
+    most: list[HttpFlow] = []
+    for flow in exchanges:
+        together = [other for other in exchanges if _is_under_way(other, flow.started)]
+        most = max(most, together, key=len)
+    if len(most) <= at_most:
+        return None
+    claim = f"expected at most {at_most} at once, seen {len(most)}: {wanted.describe()}"
+    return _mismatch(claim, wanted, most, every)
+
+
+def _is_under_way(flow: HttpFlow, moment: int) -> bool:
+    return flow.started <= moment and (not flow.ended or moment < flow.ended)
+
+
 def no_traffic(every: Sequence[AnyFlow]) -> AssertionMismatch | None:
     """Claim that there is no flow of any kind."""
     if not every:

@@ -164,7 +164,7 @@ class TestScope:
         if mock.needs_asking and self._answering is None:
             _, fds = self._session.channel.ask(OpenQuestions(self.id), Questions)
             self._answering = Answering(fds[0], self.mocks)
-        self._session.channel.tell(mock.message(self.id))
+        self._session.channel.ask(mock.message(self.id), Done)
 
     def calls(self, number: int) -> list[AnyFlow]:
         """Return the exchanges that a mock has answered."""
@@ -179,7 +179,7 @@ class TestScope:
     def set_fault(self, fault: SetFault) -> None:
         """Let the engine know a fault."""
         self._faults = True
-        self._session.channel.tell(msgspec.structs.replace(fault, scope=self.id))
+        self._session.channel.ask(msgspec.structs.replace(fault, scope=self.id), Done)
 
     def seed(self) -> str:
         """Return what makes the test's own schedule of faults: its name."""

@@ -504,3 +504,20 @@ def test_failures_show_no_frame_of_ours(capture):
         assert [entry for entry in ours if entry.path.name not in allowed] == [], (
             traceback.format_exc()
         )
+
+
+def test_assert_concurrency():
+    flows = [exchange("GET", f"https://a.example/{n}") for n in range(4)]
+    for number, flow in enumerate(flows):  # three overlap, the fourth begins as the second ends
+        flow.started, flow.ended = 10 * number, 10 * number + 25
+    flows[1].ended = 30
+    capture = Netcapture(Source(*flows))
+    capture.assert_concurrency(3)
+    capture.assert_concurrency(1, "GET", "https://a.example/0")
+    capture.assert_concurrency(0, "POST")
+    text = failure(capture.assert_concurrency, 2, host="a.example")
+    assert "expected at most 2 at once, seen 3: host='a.example'" in text
+    assert "https://a.example/2" in text
+    assert "other traffic:\n  GET https://a.example/3" in text
+    with pytest.raises(UsageError, match="at_most='x' is not a number"):
+        capture.assert_concurrency("x")

@@ -28,6 +28,7 @@ PUBLIC = {
 FIXTURE = {
     "allow",
     "assert_all_mocks_used",
+    "assert_concurrency",
     "assert_connected",
     "assert_no_traffic",
     "assert_not_requested",

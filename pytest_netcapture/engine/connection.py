@@ -32,6 +32,7 @@ from pytest_netcapture.engine.bodies import SpoolingBody
 from pytest_netcapture.engine.damage import Damage
 from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.growing import GrowingBody
+from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.layer import (
     BodySink,
     Context,
@@ -200,8 +201,7 @@ class Connection:
         self.over = False
         """Nothing can happen on it any more."""
         self._client_reset = False
-        self._damage: Damage | None = None
-        self._damaged_by = ""
+        self._damages: list[tuple[Damage, str]] = []
         self._cutting = False
         self.fault = ""
         """What was wrong with it from the start."""
@@ -284,13 +284,13 @@ class Connection:
     def to_client(self, data: bytes) -> None:
         if self._closed or self._cutting:
             return
-        self._to_client.write(data if self._damage is None else self._damaged(data))
+        self._to_client.write(self._damaged(data) if self._damages else data)
         if self._to_client.slow and self._to_client.waiting > _HIGH_WATER:
             self._wait_for_client()
 
     def to_client_stream(self, pieces: Iterable[bytes]) -> None:
         if not self._cutting:
-            self._to_client.stream(pieces if self._damage is None else map(self._damaged, pieces))
+            self._to_client.stream(map(self._damaged, pieces) if self._damages else pieces)
 
     def to_server(self, data: bytes) -> None:
         self._to_server.write(data)
@@ -334,15 +334,16 @@ class Connection:
 
     def damage(self, damage: Damage, how: str) -> None:
         """Spoil what the client is told from now on; `how` it is cut off in the end."""
-        self._damage, self._damaged_by = damage, how
+        self._damages.append((damage, how))
 
     def pace(self, rate: int) -> None:
         """Tell the client at most `rate` bytes a second from now on."""
         self._to_client.pace(rate, self.engine.loop.call_later)
 
     def mend(self) -> None:
-        """Spoil and slow down nothing any more."""
-        self._damage = None
+        """Slow down nothing any more; and spoil nothing, unless there are streams side by side."""
+        if not isinstance(self.layer, Http2Layer):
+            self._damages.clear()
         self._to_client.pace(0, None)
 
     def cut(self, how: str) -> None:
@@ -352,12 +353,11 @@ class Connection:
         self._to_client.then(lambda: self._cut_when_sent(how, deadline))
 
     def _damaged(self, data: bytes) -> bytes:
-        damage = self._damage
-        assert damage is not None
-        data = b"" if damage.done else damage.pass_on(data)
-        if damage.done and not self._cutting:
-            self._cutting = True
-            self.engine.loop.call_soon(self.cut, self._damaged_by)
+        for damage, how in self._damages:
+            data = b"" if damage.done else damage.pass_on(data)
+            if damage.done and not self._cutting:
+                self._cutting = True
+                self.engine.loop.call_soon(self.cut, how)
         return data
 
     def _cut_when_sent(self, how: str, deadline: int) -> None:

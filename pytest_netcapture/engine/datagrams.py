@@ -46,6 +46,9 @@ class Datagrams:
             _Queries(engine, flow, owner)
             return
         seen, scope = self.begin(flow, owner, flow.first)
+        if engine.faulting.datagrams(scope, seen):
+            (flow.refuse if seen.error and seen.error.kind == "refused" else flow.close)()
+            return
         if looks_like_quic(flow.first) and self._decodes(scope, seen):
             from pytest_netcapture.engine.quic_flows import QuicFlow
 

@@ -22,14 +22,12 @@ from pytest_netcapture.engine.layers.layer import Decision, Later, Play
 from pytest_netcapture.engine.mocks import response_of
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.fault_messages import FaultKind
-from pytest_netcapture.flows import Flow, FlowError, HttpFlow, Origin, TcpFlow
+from pytest_netcapture.flows import Flow, FlowError, HttpFlow, Origin, TcpFlow, UdpFlow
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Connection, Plan
     from pytest_netcapture.engine.main import Engine
 
-_AT_CONNECT = frozenset((FaultKind.REFUSE, FaultKind.UNREACHABLE, FaultKind.BLACKHOLE))
-_TLS = frozenset((FaultKind.TLS,))
 _ERRORS = {
     FaultKind.REFUSE: "refused",
     FaultKind.UNREACHABLE: "unreachable",
@@ -50,13 +48,25 @@ class Faulting:
 
     def connecting(self, scope: Scope, plan: Plan) -> tuple[FlowError, str] | None:
         """Return how a connection fails, and the fault's name."""
-        fault = scope.faults.first(_AT_CONNECT, self._attempt(plan)) if scope.faults else None
+        fault = scope.faults.connecting(self._attempt(plan)) if scope.faults else None
         return (FlowError(_ERRORS[fault.kind], "a fault"), _name(fault)) if fault else None
+
+    def datagrams(self, scope: Scope, flow: UdpFlow) -> bool:
+        """Tell whether datagrams are to fail like a connection; then `flow` says how."""
+        fault = scope.faults.connecting(flow) if scope.faults else None
+        if fault is None:
+            return False
+        flow.origin, flow.fault = Origin.FAULT, _name(fault)
+        flow.error = FlowError(_ERRORS[fault.kind], "a fault")
+        self._engine.recorded(flow, scope)
+        return True
 
     def handshake(self, connection: Connection) -> str:
         """Return what is wrong with the certificate that the client is shown, "" for nothing."""
-        scope = connection.scope
-        fault = scope.faults.first(_TLS, self._attempt(connection.plan, connection.tls_name))
+        faults = connection.scope.faults
+        if not faults:
+            return ""
+        fault = faults.handshake(self._attempt(connection.plan, connection.tls_name))
         if fault is None:
             return ""
         connection.fault = f"tls_error {fault.message.detail}"

@@ -2,7 +2,8 @@
 
 1. Chances are counted for each fault by itself, and in their order. Where it throws a die it does
    so at each chance, so that `times` and `after` do not move the schedule.
-2. The two questions of one look-up (A, AAAA) are one chance: the n-th of each type.
+2. The two questions of one look-up (A, AAAA) are one chance, and so are connections to the
+   addresses of one name, which clients try in turn: the n-th of each.
 
 Pure: no I/O, no clock; the seed is an argument. Proved by tests/engine/test_faults.py.
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 
 from pytest_netcapture.engine.mocks import Reach, Target
 from pytest_netcapture.fault_messages import FaultKind, SetFault
-from pytest_netcapture.flows import DnsFlow, Flow
+from pytest_netcapture.flows import DnsFlow, Flow, TcpFlow, UdpFlow
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.portable import unpack
 
@@ -41,7 +42,7 @@ class LiveFault:
         self._random = random.Random(message.seed)
         self._drawn: list[bool] = []
         self._struck = 0
-        self._asked: dict[str, dict[str, int]] = {}
+        self._turns: dict[str, dict[object, int]] = {}
         self._of_name: dict[str, list[bool]] = {}
 
     @property
@@ -58,11 +59,11 @@ class LiveFault:
         """Take the next chance."""
         return self._draw(len(self._drawn))
 
-    def strikes_question(self, flow: DnsFlow) -> bool:
-        """Take the next chance, or the one that this question's twin has had (rule 2)."""
-        asked = self._asked.setdefault(flow.name, {})
-        turn = asked[flow.type] = asked.get(flow.type, 0) + 1
-        drawn = self._of_name.setdefault(flow.name, [])
+    def strikes_one_of(self, name: str, variant: object) -> bool:
+        """Take the next chance, or the one that another variant of the same has had (rule 2)."""
+        turns = self._turns.setdefault(name, {})
+        turn = turns[variant] = turns.get(variant, 0) + 1
+        drawn = self._of_name.setdefault(name, [])
         if turn > len(drawn):
             drawn.append(self.strikes())
         return drawn[turn - 1]
@@ -116,14 +117,20 @@ class Faults:
         """Tell whether an exchange may be struck as far as can be told before its body."""
         return any(fault.in_exchange and fault.target.may_match(flow) for fault in self)
 
-    def first(self, kinds: frozenset[FaultKind], flow: Flow) -> LiveFault | None:
-        """Return the first of `kinds` that strikes what is not in an exchange."""
-        may = (f for f in self if f.kind in kinds and not f.in_exchange)
-        return next((f for f in may if f.criteria.matches(flow) and f.strikes()), None)
+    def connecting(self, flow: TcpFlow | UdpFlow) -> LiveFault | None:
+        """Return the fault that a new connection meets."""
+        may = (f for f in self if f.message.at_connect and f.criteria.matches(flow))
+        name = f"{flow.host}:{flow.port}"
+        return next((f for f in may if f.strikes_one_of(name, flow.address)), None)
+
+    def handshake(self, flow: TcpFlow) -> LiveFault | None:
+        """Return the fault that TLS meets."""
+        may = (f for f in self if f.kind is FaultKind.TLS and f.criteria.matches(flow))
+        return next((fault for fault in may if fault.strikes()), None)
 
     def question(self, flow: DnsFlow) -> LiveFault | None:
         may = (f for f in self if f.kind is FaultKind.DNS and f.criteria.matches(flow))
-        return next((fault for fault in may if fault.strikes_question(flow)), None)
+        return next((fault for fault in may if fault.strikes_one_of(flow.name, flow.type)), None)
 
     def reach(self, hosts: tuple[str, ...], port: int) -> Reach:
         """Tell whether a connection may be accepted without a server: there a fault may answer."""

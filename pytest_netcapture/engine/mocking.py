@@ -114,7 +114,7 @@ class Mocking:
             index = mock.next_answer()
             if mock.asks or mock.answers[index].asks:
                 return self._ask(connection, scope, flow)
-            if mock.criteria.matches(flow):
+            if mock.target.matches_rest(flow):
                 return self._give(connection, mock, index, flow)
         return None
 

@@ -38,12 +38,17 @@ class Target:
     def __init__(self, criteria: Criteria) -> None:
         checks = criteria.checks
         self._small = tuple(check for check in checks if not check.field.large)
+        self._large = tuple(check for check in checks if check.field.large)
         self._host = next((check.matcher for check in checks if check.name == "host"), None)
         self._port = next((check.matcher for check in checks if check.name == "port"), None)
 
     def may_match(self, flow: Flow) -> bool:
         """Tell whether all but the body agrees."""
         return all(check.agrees(flow) for check in self._small)
+
+    def matches_rest(self, flow: Flow) -> bool:
+        """Tell whether the body, too, agrees, where `may_match` is true."""
+        return all(check.agrees(flow) for check in self._large)
 
     def reaches(self, hosts: tuple[str, ...], port: int) -> Reach:
         """Tell whether a host, which has these names, and a port are meant."""

@@ -217,11 +217,13 @@ class Requests:
         port = self._engine.publisher.open(scope, request.port, request.host_port)
         return Published(port), ()
 
-    def _set_mock(self, request: SetMock) -> None:
+    def _set_mock(self, request: SetMock) -> Answer:
         self._engine.scopes.get(request.scope).mocks.set(request)
+        return Done(), ()
 
-    def _set_fault(self, request: SetFault) -> None:
+    def _set_fault(self, request: SetFault) -> Answer:
         self._engine.scopes.get(request.scope).faults.add(request)
+        return Done(), ()
 
     def _schedule(self, request: GetSchedule) -> Answer:
         faults = self._engine.scopes.get(request.scope).faults

@@ -296,13 +296,17 @@ def packets(tap, port):
     return flags
 
 
-def test_http2_answers_are_cut_off_too():
+@pytest.mark.parametrize("order", [["/y", "/x"], ["/x", "/y"]])
+def test_http2_answers_are_cut_off_too(order):
+    """Whatever other streams do: the connection ends after the 100th byte of one."""
+
     def check(netcapture, _):
-        netcapture.mock(host=HOST).respond(content=BODY)
+        netcapture.mock(path="/x").respond(content=BODY)
+        netcapture.mock(path="/y").respond(content=b"other")
         netcapture.fault(path="/x").reset(after_bytes=100)
         client = h2.connection.H2Connection()
         client.initiate_connection()
-        for stream, path in ((1, "/y"), (3, "/x")):
+        for stream, path in zip((1, 3), order, strict=True):
             head = {":method": "GET", ":scheme": "http", ":authority": HOST, ":path": path}
             client.send_headers(stream, list(head.items()), end_stream=True)
         received = b""
@@ -314,7 +318,7 @@ def test_http2_answers_are_cut_off_too():
         return received
 
     received = faulty(check)
-    assert received.count(BODY) == 1
+    assert (b"other" in received) is (order == ["/y", "/x"])
     assert received.endswith(BODY[:100])
     assert not received.endswith(BODY[:110])
 
@@ -375,6 +379,34 @@ def test_the_same_seed_is_the_same_schedule():
     (line,) = told
     assert line.startswith("status 503 on path='/x', made at test_faults.py:")
     assert line.endswith(f", probability 0.5, seed '7': struck at {struck} of 16")
+
+
+@pytest.mark.parametrize("how", ["refuse", "blackhole"])
+def test_datagrams_fail_like_connections(how):
+    def check(netcapture, sandbox):
+        getattr(netcapture.fault(host="203.0.113.7", port=5353), how)()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("203.0.113.7", 5353))
+            sock.send(b"anybody?")
+            sandbox.wait(lambda: [flow for flow in netcapture.udp if flow.fault])
+            sock.settimeout(20 if how == "refuse" else 0)
+            with pytest.raises(OSError) as caught:
+                sock.recv(100)
+        return caught.value.errno, netcapture.udp.one().fault, len(sandbox.problems())
+
+    number = errno.ECONNREFUSED if how == "refuse" else errno.EAGAIN
+    assert faulty(check) == (number, how, 0)
+
+
+def test_faults_strike_where_the_network_is_blocked():
+    """And a made-up name is no attempt that must fail the test."""
+
+    def check(netcapture, sandbox):
+        netcapture.fault(host=HOST, port=80).refuse(times=1)
+        netcapture.fault(host=HOST).status(503)
+        return python(URL), python(URL), len(sandbox.problems())
+
+    assert faulty(check, settings(block=True)) == ("ECONNREFUSED", "503", 0)
 
 
 MISTAKES = {

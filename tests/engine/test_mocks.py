@@ -157,6 +157,20 @@ def test_what_no_mock_answers_reaches_the_server(how):
     assert got == (b"mocked" if how == "used up" else b"", b"live", "live", calls)
 
 
+def test_a_server_that_speaks_first_is_heard_at_a_mocked_host():
+    def banner(conn):
+        conn.sendall(b"220 hello\r\n")
+        conn.recv(1)
+
+    def check(netcapture, sandbox):
+        netcapture.mock("GET", host=HOST)
+        with socket.create_connection((HOST, 25), timeout=20) as sock:
+            return sock.recv(100), len(sandbox.problems())
+
+    with serving(banner) as server:
+        assert mocking(check, settings(mappings=[f"{HOST}={server.at}"])) == (b"220 hello\r\n", 0)
+
+
 def test_blocked_networks_and_replay_do_not_hinder_mocks(tmp_path):
     def check(netcapture, sandbox):
         netcapture.mock("GET", URL).respond(text="mocked")
