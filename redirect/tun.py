@@ -179,7 +179,7 @@ class TunRedirector:
     def _attach_here(self, number: int) -> None:
         ipv6 = tun_plumbing.prepare(self._first_port)
         tun = tun_device.open_tun()
-        stack = _start(tun, (*_OWN, *self._addresses))
+        stack = _start(tun, self._addresses)
         try:
             tun_plumbing.lay(tun, self._addresses, ipv6=ipv6)
             self.owners.attach_here(number)
@@ -201,7 +201,7 @@ def _start(tun: tun_device.Tun, addresses: tuple[str, ...]) -> Stack:
         raise
     given = Descriptors(tun.fd, loopback.detach(), diag.detach())
     seed = int.from_bytes(os.urandom(8), "big")
-    return Stack(given, mtu=tun.mtu, offload=tun.offload, addresses=addresses, seed=seed)
+    return Stack(given, mtu=tun.mtu, offload=tun.offload, own=_OWN, addresses=addresses, seed=seed)
 
 
 class _Attached(DatagramFlows):

@@ -14,7 +14,7 @@ typedef struct {
     uint64_t seed;
     uint32_t mtu, buffer, offload;
     int32_t tun, loopback, diag;
-    uint32_t locals;
+    uint32_t locals, own;
 } nc_config;
 uint32_t nc_abi_version(void);
 int32_t nc_start(const nc_config *config, const uint8_t *addresses, void **handle);

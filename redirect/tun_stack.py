@@ -26,7 +26,7 @@ from typing import Any
 from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.redirect.base import Address
 
-VERSION = 1
+VERSION = 2
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "libnetcapture_stack.so")
 BUFFER = 256 << 10
 _RECORD = struct.Struct("=BBHHHiIQ16s16s")
@@ -145,15 +145,17 @@ class Stack:
         *,
         mtu: int,
         offload: bool,
+        own: tuple[str, ...],
         addresses: tuple[str, ...],
         seed: int = 0,
     ) -> None:
         ffi, lib = library()
         self._join = lib.nc_join
-        packed = b"".join(_mapped(address) for address in addresses)
+        packed = b"".join(_mapped(address) for address in (*own, *addresses))
         config = ffi.new("nc_config *")
         config.seed, config.mtu, config.buffer = seed, mtu, BUFFER
-        config.offload, config.locals = int(offload), len(addresses)
+        config.offload, config.own = int(offload), len(own)
+        config.locals = len(own) + len(addresses)
         config.tun, config.loopback, config.diag = given.tun, given.loopback, given.diag
         handle = ffi.new("void **")
         with _no_signals():  # its thread inherits the mask: signals are for Python's

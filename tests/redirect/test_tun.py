@@ -14,6 +14,7 @@ import redirect_lab
 from redirect_lab import WAIT, isolated, tcp, udp
 
 from pytest_netcapture.errors import EnvironmentProblem
+from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect import tun_device, tun_probing
 from pytest_netcapture.redirect.base import Verdict
 from pytest_netcapture.redirect.tun import PacketFaults, TunRedirector
@@ -88,7 +89,7 @@ def test_the_same_port_may_be_used_again_at_once(lab):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.settimeout(WAIT)
-        client.bind(("192.0.2.1", 5555))
+        client.bind((k.OWN_V4, 5555))
         client.connect(SERVER)
         server = lab.stream().socket
         server.close()
@@ -110,6 +111,20 @@ def test_datagrams_that_are_cut_by_the_device_are_told_apart(lab):
 
 
 @with_lab
+def test_a_server_on_any_address_is_reached_at_the_own_ones_only(lab):
+    anywhere = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+    with socket.create_server(("::", 443), **anywhere) as listener:
+        listener.settimeout(WAIT)
+        for own in (k.OWN_V4, k.OWN_V6, "127.0.0.1", "::1"):
+            tcp((own, 443))
+            listener.accept()
+        lab.nothing_more()
+        for other in (SERVER, SERVER_V6, (redirect_lab.MACHINE[0], 443)):
+            tcp(other)
+            assert lab.stream().original_dst == other
+
+
+@with_lab
 def test_drain_delivers_what_was_sent_before(lab):
     client = udp()
     for number in range(100):
@@ -126,14 +141,14 @@ def test_a_syn_that_was_dropped_may_be_followed_by_another(lab):
     lab.verdict = Verdict.DROP
     client = socket.socket()
     client.setblocking(False)
-    client.bind(("192.0.2.1", 5556))
+    client.bind((k.OWN_V4, 5556))
     client.connect_ex(SERVER)
     lab.syn()
     client.close()
     lab.verdict = Verdict.ACCEPT
     again = socket.socket()
     again.settimeout(WAIT)
-    again.bind(("192.0.2.1", 5556))
+    again.bind((k.OWN_V4, 5556))
     again.connect(SERVER)
     lab.stream()
 

@@ -53,7 +53,7 @@ def test_another_version_is_not_used(monkeypatch):
     needs_library()
     library.cache_clear()
     monkeypatch.setattr(tun_stack, "VERSION", 99)
-    with pytest.raises(EnvironmentProblem, match="has version 1 of the interface, not 99"):
+    with pytest.raises(EnvironmentProblem, match="has version 2 of the interface, not 99"):
         library()
 
 

@@ -1,10 +1,10 @@
 //! Whether somebody in the namespace would take a packet: one exact query of NETLINK_SOCK_DIAG.
 //!
 //! The rules are those of redirect/ruleset.py: a socket bound to that very address, or connected, takes it
-//! always; one on a wildcard address only over loopback and the two addresses of documentation.
+//! always; one on a wildcard address only over loopback and the own addresses.
 //! Kernel: include/uapi/linux/inet_diag.h, net/ipv4/{inet,udp}_diag.c.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -15,12 +15,12 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const REQUEST: u16 = 1;
 const ALL_STATES: u32 = 0xfff;
 const LENGTH: usize = 72;
-const OWN: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
 
-pub struct Diag(pub OwnedFd);
+/// `own` are the addresses of the sandbox itself, beside the machine's.
+pub struct Diag {
+    pub socket: OwnedFd,
+    pub own: Vec<IpAddr>,
+}
 
 fn put(request: &mut [u8], at: usize, address: IpAddr) {
     match address {
@@ -53,22 +53,22 @@ pub fn question(key: &Key) -> [u8; LENGTH] {
 }
 
 /// Reads the answer: whether a socket was found that takes packets to `target`.
-pub fn takes(answer: &[u8], target: IpAddr) -> bool {
+pub fn takes(answer: &[u8], target: IpAddr, own: &[IpAddr]) -> bool {
     if answer.len() < 72 || answer[4..6] != SOCK_DIAG_BY_FAMILY.to_ne_bytes() {
         return false;
     }
     let wildcard = answer[24..40].iter().all(|byte| *byte == 0);
-    !wildcard || target.is_loopback() || OWN.contains(&target)
+    !wildcard || target.is_loopback() || own.contains(&target)
 }
 
 impl Diag {
     pub fn listens(&self, key: &Key) -> bool {
         let mut answer = [0u8; 512];
-        if send(&self.0, &question(key), SendFlags::empty()).is_err() {
+        if send(&self.socket, &question(key), SendFlags::empty()).is_err() {
             return false;
         }
-        match recv(&self.0, &mut answer, RecvFlags::DONTWAIT) {
-            Ok((length, _)) => takes(&answer[..length.min(answer.len())], key.target),
+        match recv(&self.socket, &mut answer, RecvFlags::DONTWAIT) {
+            Ok((length, _)) => takes(&answer[..length.min(answer.len())], key.target, &self.own),
             Err(_) => false,
         }
     }

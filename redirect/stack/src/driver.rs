@@ -50,7 +50,9 @@ pub struct Device {
     pub loopback: OwnedFd,
     /// A NETLINK_SOCK_DIAG socket of the namespace.
     pub diag: OwnedFd,
-    /// The namespace's own addresses beside loopback.
+    /// The sandbox's own addresses.
+    pub own: Vec<IpAddr>,
+    /// Those and the machine's, which are there as well.
     pub locals: HashSet<IpAddr>,
 }
 
@@ -97,7 +99,8 @@ pub fn start(device: Device, options: Options) -> Result<(JoinHandle<()>, OwnedF
     epoll::add(&epoll, &device.tun, EventData::new_u64(TUN), EventFlags::IN)?;
     let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
     epoll::add(&epoll, &ours, EventData::new_u64(CHANNEL), flags)?;
-    let diag = Diag(device.diag.try_clone().map_err(|_| Errno::MFILE)?);
+    let socket = device.diag.try_clone().map_err(|_| Errno::MFILE)?;
+    let diag = Diag { socket, own: device.own.clone() };
     let driver = Driver {
         stack: Stack::new(options),
         options,
@@ -222,7 +225,7 @@ impl Driver {
     /// A packet from the namespace: somebody's in it, or captured.
     fn arrive(&mut self, head: [u8; VIRTIO], data: &[u8]) {
         let Some(header) = parse(data) else { return };
-        if packet::is_shared(header.key.target) {
+        if packet::is_shared(header.key.target, &self.diag.own) {
             return;
         }
         if header.fragment {

@@ -23,6 +23,7 @@ pub struct Config {
     pub loopback: i32,
     pub diag: i32,
     pub locals: u32,
+    pub own: u32,
 }
 
 pub struct Running(Option<JoinHandle<()>>);
@@ -70,7 +71,9 @@ pub unsafe extern "C" fn nc_start(
             buffer: config.buffer as usize,
             seed: config.seed,
         };
-        let device = Device { tun, loopback, diag, locals: locals.collect() };
+        let locals: Vec<IpAddr> = locals.collect();
+        let own = locals[..locals.len().min(config.own as usize)].to_vec();
+        let device = Device { tun, loopback, diag, own, locals: locals.into_iter().collect() };
         match driver::start(device, options) {
             Ok((thread, channel)) => {
                 let running = Box::into_raw(Box::new(Running(Some(thread))));

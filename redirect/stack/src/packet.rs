@@ -32,10 +32,15 @@ pub struct Header {
     pub syn: Option<u32>,
 }
 
-/// Whether a packet to `target` is for members or neighbours: nobody beyond the namespace gets it.
-pub fn is_shared(target: IpAddr) -> bool {
+/// Whether a packet to `target` is for members or neighbours of `own`, a /24: nobody beyond gets it.
+pub fn is_shared(target: IpAddr, own: &[IpAddr]) -> bool {
+    let broadcast = |address: Ipv4Addr| {
+        let [a, b, c, d] = address.octets();
+        let near = |one: &IpAddr| matches!(one, IpAddr::V4(one) if one.octets()[..3] == [a, b, c]);
+        d == 255 && own.iter().any(near)
+    };
     match target {
-        IpAddr::V4(address) => address.octets()[0] >= 224 || address.octets() == [192, 0, 2, 255],
+        IpAddr::V4(address) => address.octets()[0] >= 224 || broadcast(address),
         IpAddr::V6(address) => address.is_multicast(),
     }
 }

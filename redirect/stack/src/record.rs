@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::link::Faults;
 use crate::packet::Key;
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub const SIZE: usize = 56;
 pub const FAULTS_SIZE: usize = 56;
 
