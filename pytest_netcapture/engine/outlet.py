@@ -81,6 +81,8 @@ class Outlet:
             first = self._queue[0]
             if callable(first):
                 self._queue.popleft()
+                if not self._queue:
+                    self.waiting = 0  # which whoever is told may look at
                 first()
                 continue
             piece = next(first, None)

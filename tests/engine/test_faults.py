@@ -352,6 +352,27 @@ def test_latency_and_bandwidth_slow_down():
     assert noted[1] == "bandwidth 2000 B/s"
 
 
+@pytest.mark.parametrize("where", ["live", "mocked", "mocked, HTTP/2"])
+def test_a_large_answer_comes_slowly_and_whole(where):
+    """More than is kept waiting on the way, so that its source has to wait."""
+    large = os.urandom(1 << 20)
+
+    def check(netcapture, _):
+        netcapture.fault(path="/x").bandwidth("4MB/s")
+        if where != "live":
+            netcapture.mock(host=HOST).respond(content=large)
+        flag = "--http2-prior-knowledge" if "2" in where else "--http1.1"
+        command = ["curl", "-sS", flag, URL]
+        before = time.monotonic()
+        done = subprocess.run(command, capture_output=True, timeout=30)
+        return done.stdout == large, time.monotonic() - before, done.stderr
+
+    with serving(answer(large)) as server:
+        whole, took, words = faulty(check, settings(mappings=[f"{HOST}={server.at}"]))
+    assert (whole, words) == (True, b"")
+    assert took >= 0.15
+
+
 def test_times_after_and_order():
     def check(netcapture, _):
         netcapture.mock(host=HOST)

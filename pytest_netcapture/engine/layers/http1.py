@@ -351,7 +351,7 @@ class Http1Layer:
 
     def _server_idle_end(self) -> None:
         """Drop a server that is not needed for now; without it, the connection is over."""
-        if self._played or self._receiving is not None:
+        if self._played or self._receiving is not None or self._undecided is not None:
             self._upstream = False
             self._context.drop_server()
         else:
