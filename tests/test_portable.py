@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_netcapture import portable
@@ -61,6 +61,7 @@ _values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_values)
 def test_any_json_criterion_matches_itself_as_before(value):
     data, whole = portable.pack({"json": value})
