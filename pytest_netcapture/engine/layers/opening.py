@@ -19,6 +19,7 @@ from pytest_netcapture.engine.layers.memcached import begins_like_memcached, mem
 from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
 from pytest_netcapture.engine.layers.ordered import OrderedLayer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
+from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.layers.redis import redis_layer
 from pytest_netcapture.engine.layers.smtp import SmtpLayer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
@@ -147,7 +148,11 @@ class OpeningLayer:
     def _relay(self, reason: str) -> None:
         held, self._held = self._held, b""
         heard, self._heard = self._heard, b""
-        self._context.become_raw(reason, client_pending=held, server_pending=heard)
+        if not held and len(heard) >= FRAME_HEAD and begins_like_a_server(heard):  # HTTP/2, unasked
+            self._context.layer = RawLayer(self._context, reason, opaque=True)
+            self._context.layer.server_data(heard)
+        else:
+            self._context.become_raw(reason, client_pending=held, server_pending=heard)
 
     def _said_nothing(self, error: str) -> bool:
         silent, self._silent = self._silent, None  # an end may be followed by a reset
