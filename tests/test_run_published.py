@@ -19,21 +19,21 @@ SERVER = """if True:
             self.send_header("Content-Length", "5")
             self.end_headers()
             self.wfile.write(b"hello")
-    server = http.server.HTTPServer(("", 80), Handler)
+    server = http.server.HTTPServer(("", 8080), Handler)
     print("ready", flush=True)
     server.handle_request()
 """
 
 
-def test_a_server_on_port_80_is_reached_from_the_host():
-    command = [*COMMAND, "--publish", "0:80", "--block", "--", sys.executable, "-c", SERVER]
+def test_a_server_is_reached_from_the_host():
+    command = [*COMMAND, "--publish", "0:8080", "--block", "--", sys.executable, "-c", SERVER]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
         assert program.stdout is not None
         assert program.stderr is not None
         told = re.match(
-            r"netcapture: 127.0.0.1:(\d+) leads to port 80\n", program.stderr.readline()
+            r"netcapture: 127.0.0.1:(\d+) leads to port 8080\n", program.stderr.readline()
         )
         assert told
         assert program.stdout.readline() == "ready\n"
