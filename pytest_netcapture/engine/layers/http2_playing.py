@@ -13,8 +13,8 @@ from pytest_netcapture.engine.layers.http2_replay import render
 from pytest_netcapture.engine.layers.http2_sender import Sender
 from pytest_netcapture.engine.layers.http2_websocket import Finish, PlayedStream
 from pytest_netcapture.engine.layers.layer import Context, Deny, Play
-from pytest_netcapture.engine.layers.websocket_frames import Unreadable
 from pytest_netcapture.flows import FlowError
+from pytest_netcapture.unreadable import Unreadable
 
 
 class Playing:

@@ -14,8 +14,9 @@ from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.engine.layers.http2_exchange import Http2Exchange
 from pytest_netcapture.engine.layers.http2_frames import Code
 from pytest_netcapture.engine.layers.layer import Context
-from pytest_netcapture.engine.layers.websocket_frames import Player, Tap, Unreadable
+from pytest_netcapture.engine.layers.websocket_frames import Player, Tap
 from pytest_netcapture.flows import FlowError, Origin, WebSocketFlow
+from pytest_netcapture.unreadable import Unreadable
 
 Finish: TypeAlias = Callable[[Http2Exchange, FlowError | None], None]
 

@@ -19,7 +19,8 @@ from enum import Enum
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.engine.layers import notices
-from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Ignoring, Play
+from pytest_netcapture.engine.layers.ends import Ends
+from pytest_netcapture.engine.layers.layer import Context, Deny, Forward, Play
 from pytest_netcapture.flows import FlowError, Origin, ServiceFlow
 from pytest_netcapture.unreadable import LIMIT, Unreadable
 
@@ -89,18 +90,17 @@ class Dialect:
         return []
 
 
-class OrderedLayer(Ignoring):
+class OrderedLayer(Ends):
     """A connection."""
 
     def __init__(self, context: Context, dialect: Dialect) -> None:
-        self._context = context
+        super().__init__(context)
         self._dialect = dialect
         self._live = context.has_server
         self._begun = self._live
         self._pending: deque[Asked] = deque()
         self._waiting: list[ServiceFlow] = []
         self._out: list[bytes] = []
-        self._ended: set[str] = set()
         self._over = False
         self.place = notices.place_of(context)
 
@@ -269,43 +269,15 @@ class OrderedLayer(Ignoring):
         )
 
     def _abandon(self, error: FlowError) -> None:
-        """Record what is not answered yet."""
         pending, self._pending = self._pending, deque()
         for asked in pending:
             asked.flow.answer = b"".join(asked.parts)
             asked.flow.error = FlowError(error.kind, error.detail, len(asked.flow.answer))
             self._context.record(asked.flow)
 
-    def server_failed(self, error: FlowError) -> None:
-        self._abandon(error)
-        self._context.reset()
-
     def client_eof(self) -> None:
         notices.listeners.discard(self)
         if self._live:
-            self._end("client")
-        else:
-            self._context.close()
-
-    def server_eof(self) -> None:
-        self._abandon(FlowError("eof", "the server ended it"))
-        self._end("server")
-
-    def _end(self, side: str) -> None:
-        if side in self._ended:
-            return
-        self._ended.add(side)
-        if len(self._ended) == 2:
-            self._abandon(FlowError("eof", f"the {side} ended it"))
-            self._context.close()
-        elif side == "client":
-            self._context.eof_server()
-        else:
-            self._context.eof_client()
-
-    def aborted(self, side: str, error: FlowError) -> None:
-        self._abandon(error)
-        if side == "server":
-            self._context.reset()
+            super().client_eof()
         else:
             self._context.close()

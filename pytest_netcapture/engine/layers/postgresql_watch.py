@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.engine.layers import notices
+from pytest_netcapture.engine.layers.ends import Ends
 from pytest_netcapture.engine.layers.layer import Context, Deny, Forward
 from pytest_netcapture.engine.layers.postgresql_play import refuse
 from pytest_netcapture.engine.layers.postgresql_session import (
@@ -45,11 +46,11 @@ class Step:
     portal: Portal | None = None
 
 
-class WatchedPostgresql:
+class WatchedPostgresql(Ends):
     """Who watches."""
 
     def __init__(self, context: Context, session: Session) -> None:
-        self._context = context
+        super().__init__(context)
         self._session = session
         self._client, self._server = Splitter(), Splitter()
         self._steps: deque[Step] = deque()
@@ -62,7 +63,6 @@ class WatchedPostgresql:
         self._parts: dict[int, list[bytes]] = {}
         """What of an answer has come, by the flow's id(); joined when it is complete."""
         self._rows: list[bytes] = []
-        self._ended: set[str] = set()
 
     def begin(self, flow: SqlFlow, start: Start) -> None:
         self._steps.append(Step(b"", flow))
@@ -309,7 +309,6 @@ class WatchedPostgresql:
         self._abandon(FlowError("malformed", str(problem)))
 
     def _abandon(self, error: FlowError) -> None:
-        """Record what is not complete."""
         flows = self._done + [step.flow for step in self._steps if step.flow is not None]
         self._steps.clear()
         self._done = []
@@ -317,39 +316,6 @@ class WatchedPostgresql:
             after = sum(map(len, self._parts.get(id(flow), [])))
             flow.error = FlowError(error.kind, error.detail, after)
             self._record(flow)
-
-    def server_connected(self) -> None:
-        """Nothing waits for it: what was sent is queued by the context."""
-
-    def server_failed(self, error: FlowError) -> None:
-        self._abandon(error)
-        self._context.reset()
-
-    def client_eof(self) -> None:
-        self._end("client")
-
-    def server_eof(self) -> None:
-        self._abandon(FlowError("eof", "the server ended it"))
-        self._end("server")
-
-    def _end(self, side: str) -> None:
-        if side in self._ended:
-            return
-        self._ended.add(side)
-        if len(self._ended) == 2:
-            self._abandon(FlowError("eof", f"the {side} ended it"))
-            self._context.close()
-        elif side == "client":
-            self._context.eof_server()
-        else:
-            self._context.eof_client()
-
-    def aborted(self, side: str, error: FlowError) -> None:
-        self._abandon(error)
-        if side == "server":
-            self._context.reset()
-        else:
-            self._context.close()
 
 
 def _check_unasked(kind: bytes) -> None:

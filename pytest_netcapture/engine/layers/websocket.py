@@ -15,8 +15,9 @@ from __future__ import annotations
 from pytest_netcapture.cassettes.conversation import Conversation
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.played_body import Pause
-from pytest_netcapture.engine.layers.websocket_frames import Player, Tap, Unreadable
+from pytest_netcapture.engine.layers.websocket_frames import Player, Tap
 from pytest_netcapture.flows import FlowError, Origin, WebSocketFlow
+from pytest_netcapture.unreadable import Unreadable
 
 
 def switch(
