@@ -144,10 +144,8 @@ class Interception:
     # ── the client ───────────────────────────────────────────────────────────────────────────
 
     async def _client_only(self, connection: Connection, hello: ClientHello) -> None:
-        names = _names(connection)
-        connection.endpoint.tls = True
-        connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
-        context = self._engine.authority.server_context(names, alpn=_agreed(connection))
+        names, alpn = _without_server(connection, hello)
+        context = self._engine.authority.server_context(names, alpn=alpn)
         await self._client_side(connection, context)
 
     async def _fail_again(
@@ -158,10 +156,8 @@ class Interception:
             _failure(connection, "server", failure.detail)
             await start(connection, TlsRefusal(connection, record_of(failure.detail)))
             return
-        names = _names(connection)
-        connection.endpoint.tls = True
-        connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
-        authority, alpn = self._engine.authority, _agreed(connection)
+        names, alpn = _without_server(connection, hello)
+        authority = self._engine.authority
         if failure.certificate:
             context = authority.mirror(failure.certificate, alpn=alpn)
         else:
@@ -171,10 +167,8 @@ class Interception:
     async def _spoil(self, connection: Connection, hello: ClientHello, problem: str) -> None:
         """Show a bad certificate, whatever the server's is; one who minds not is served late."""
         reset_socket(connection.take_server_socket())
-        names = _names(connection)
-        connection.endpoint.tls = True
-        connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
-        authority, alpn = self._engine.authority, _agreed(connection)
+        names, alpn = _without_server(connection, hello)
+        authority = self._engine.authority
         if problem == "wrong_host":
             context = authority.server_context(("wrong.host.invalid",), alpn=alpn)
         else:
@@ -267,13 +261,24 @@ def _agreed(connection: Connection) -> tuple[str, ...]:
     return (connection.endpoint.alpn,) if connection.endpoint.alpn else ()
 
 
-def _names(connection: Connection) -> tuple[str, ...]:
+def _without_server(
+    connection: Connection, hello: ClientHello
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Settle what a client is shown whose server is not asked: names, and the protocol offered."""
+    names = names_shown(connection)
+    connection.endpoint.tls = True
+    connection.endpoint.alpn = _recorded_protocol(connection, hello.alpn, names[0])
+    return names, _agreed(connection)
+
+
+def names_shown(connection: Connection) -> tuple[str, ...]:
+    """Return for which names a certificate of ours is: the one that was asked for, or all known."""
     plan, name = connection.plan, connection.tls_name
     return (name,) if name else tuple(dict.fromkeys((*plan.names, plan.address[0])))
 
 
 def _places(connection: Connection) -> tuple[str, ...]:
-    return *_names(connection), connection.plan.address[0]
+    return *names_shown(connection), connection.plan.address[0]
 
 
 def _recorded_failure(connection: Connection) -> TlsFailure | None:

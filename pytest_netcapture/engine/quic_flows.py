@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pytest_netcapture.engine.attribution import Owner
 from pytest_netcapture.engine.connection import Pending, Plan
+from pytest_netcapture.engine.interception import names_shown
 from pytest_netcapture.engine.layers.quic_hello import HelloReader, NotQuic, destination
 from pytest_netcapture.engine.layers.quic_transport import Transport, as_server
 from pytest_netcapture.engine.layers.sniff import ClientHello, looks_like_quic
@@ -147,8 +148,7 @@ class Opening:
         elif reason := self._engine.opener.opaque.why(session, hello):
             self._relay(reason)
         elif self._plays(scope, session.plan):
-            names = (hello.sni,) if hello.sni else (*session.plan.names, session.plan.address[0])
-            self._answer(session, tuple(dict.fromkeys(names)), None)
+            self._answer(session, names_shown(session), None)
         elif not self._flow.datagrams.refused(scope, self._seen):
             await self._server_first(session)
 

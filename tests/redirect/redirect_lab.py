@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import functools
 import inspect
@@ -26,15 +25,14 @@ import warnings
 from concurrent.futures import Future
 
 import pytest
+from sink_lab import WAIT, SinkLab
 
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect import ruleset
-from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.tproxy import TproxyRedirector
 
 LIMIT = 10
-WAIT = 5
 MACHINE = ("10.1.2.3", "fd00:1::3")
 """What a lab's machine has as its own addresses."""
 
@@ -163,81 +161,20 @@ class Space:
         self.thread.join(WAIT)
 
 
-class Lab:
-    """An engine's side that writes down what it sees. `verdict` is given to each SYN; None: later."""
+class Lab(SinkLab):
+    """A redirector with one namespace, which the calling thread enters."""
 
     def __init__(self, number=1, way=ruleset.NATIVE, kind=TproxyRedirector, **options):
-        self.verdict = Verdict.ACCEPT
-        self.events = queue.SimpleQueue()
-        self.errors = []
+        super().__init__()
         self.redirector = kind(addresses=MACHINE, **options)
         if kind is TproxyRedirector:
             self.redirector._way = way
-        self._start_loop()
+        self.redirector.start(self.loop, self, Poller(self.loop))
+        self._thread.start()
         unshare(k.CLONE_NEWNET)
         self.space = Space(number)
         self.redirector.attach(self.space)
         self.call(self.redirector.watch, self.space)
-
-    def _start_loop(self):
-        try:
-            from uvloop import new_event_loop
-        except ImportError:
-            new_event_loop = asyncio.new_event_loop
-        self.loop = new_event_loop()
-        self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
-        self.redirector.start(self.loop, self, Poller(self.loop))
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def call(self, function, *arguments):
-        """Run `function` on the loop's thread and return what it returns."""
-        future = Future()
-
-        def body():
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self.loop.call_soon_threadsafe(body)
-        return future.result(WAIT)
-
-    # the sink
-    def connecting(self, syn):
-        self.events.put(syn)
-        verdict = self.verdict(syn) if callable(self.verdict) else self.verdict
-        if verdict is not None:
-            syn.answer(verdict)
-
-    def stream_opened(self, stream):
-        stream.socket.settimeout(WAIT)
-        self.events.put(stream)
-
-    def datagram_flow(self, flow):
-        self.events.put(flow)
-
-    # what tests ask
-    def expect(self, kind):
-        """Return the next event, which must be a `kind`; `Connecting` is passed over for others."""
-        while True:
-            event = self.events.get(timeout=WAIT)
-            if isinstance(event, kind):
-                return event
-            assert isinstance(event, Connecting), event
-
-    def syn(self):
-        return self.expect(Connecting)
-
-    def stream(self):
-        return self.expect(StreamOpened)
-
-    def flow(self):
-        return self.expect(DatagramFlow)
-
-    def nothing_more(self):
-        self.call(lambda: None)
-        assert self.events.empty(), self.events.get()
 
     def needs_gate(self):
         if not self.redirector.gates:

@@ -7,29 +7,25 @@ returns comes back; what it raises is raised here.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import queue
 import select
 import signal
 import socket
-import threading
 import traceback
 import warnings
-from concurrent.futures import Future
 
 import pytest
+from sink_lab import WAIT, SinkLab
 
 from pytest_netcapture.redirect import seccomp_filter, seccomp_listener
-from pytest_netcapture.redirect.base import Connecting, DatagramFlow, StreamOpened, Verdict
 from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.redirect.seccomp import SeccompRedirector
 from pytest_netcapture.redirect.seccomp_memory import OwnMemory
 from pytest_netcapture.redirect.seccomp_places import Places
 
 LIMIT = 20
-WAIT = 5
 HOME = 1
 OUTSIDE = ("198.51.100.7", 8080)
 """Nobody is there (RFC 5737): a connection to it that is not diverted cannot succeed."""
@@ -94,31 +90,22 @@ def _child(function, writer, handover, *, sockets):
     os._exit(0)
 
 
-class Lab:
-    """`verdict` is given to each connect; None: later. A callable decides by the question."""
+class Lab(SinkLab):
+    """A supervisor; `alone` is what it says of connections within the machine."""
 
     def __init__(
         self, *, duplicates=True, makes_sockets=False, name_servers=("192.0.2.53",), memory=None
     ):
-        self.verdict = Verdict.ACCEPT
+        super().__init__()
         self.alone = True
-        self.events = queue.SimpleQueue()
         self.left = queue.SimpleQueue()
         self.unreadable_ones = queue.SimpleQueue()
-        self.errors = []
         self._streams = []
         self.duplicates = duplicates
         self.makes_sockets = makes_sockets
         self._name_servers = name_servers
         self._memory = memory or OwnMemory()
         self.redirectors = []
-        try:
-            from uvloop import new_event_loop
-        except ImportError:
-            new_event_loop = asyncio.new_event_loop
-        self.loop = new_event_loop()
-        self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
     def supervise(self, listener, pid):
@@ -139,35 +126,13 @@ class Lab:
     def run(self, function):
         return self.start(function).result()
 
-    def call(self, function, *arguments):
-        future = Future()
-
-        def body():
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self.loop.call_soon_threadsafe(body)
-        return future.result(WAIT)
-
     def answer(self, syn, verdict):
         self.call(syn.answer, verdict)
 
     # the sink
-    def connecting(self, syn):
-        self.events.put(syn)
-        verdict = self.verdict(syn) if callable(self.verdict) else self.verdict
-        if verdict is not None:
-            syn.answer(verdict)
-
     def stream_opened(self, stream):
-        stream.socket.settimeout(WAIT)
         self._streams.append(stream)
-        self.events.put(stream)
-
-    def datagram_flow(self, flow):
-        self.events.put(flow)
+        super().stream_opened(stream)
 
     def left_alone(self, syn):
         self.left.put(syn)
@@ -177,29 +142,11 @@ class Lab:
         self.unreadable_ones.put((namespace, process))
 
     # what tests ask
-    def expect(self, kind):
-        """Return the next event, which must be a `kind`; `Connecting` is passed over for others."""
-        while True:
-            event = self.events.get(timeout=WAIT)
-            if isinstance(event, kind):
-                return event
-            assert isinstance(event, Connecting), event
-
     def syn(self):
         """Return the next question, when all that the redirector does for it by itself is done."""
-        syn = self.expect(Connecting)
+        syn = super().syn()
         self.call(lambda: None)
         return syn
-
-    def stream(self):
-        return self.expect(StreamOpened)
-
-    def flow(self):
-        return self.expect(DatagramFlow)
-
-    def nothing_more(self):
-        self.call(lambda: None)
-        assert self.events.empty(), self.events.get()
 
     def close(self):
         def stop():

@@ -241,3 +241,16 @@ class Playbook:
             self.layer.client_data(client_pending)
         if server_pending:
             self.layer.server_data(server_pending)
+
+
+def talk_unchanged(play: Playbook, said: Iterable[tuple[str, Iterable[bytes]]]) -> None:
+    """Let sides ("client", "server") talk and end: each has heard the other as it spoke."""
+    expected = {"client": play.all_server, "server": play.all_client}
+    for side, parts in said:
+        for part in parts:
+            getattr(play, side)(part)
+            expected[side] += part
+    play.server_eof()
+    play.client_eof()
+    assert play.all_server == expected["client"]
+    assert play.all_client == expected["server"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playbook import Playbook
+from playbook import Playbook, talk_unchanged
 
 from pytest_netcapture.engine.layers.layer import Deny, Play
 from pytest_netcapture.engine.layers.memcached import memcached_layer
@@ -86,13 +86,5 @@ NOISE = st.lists(st.one_of(LINES, st.binary(max_size=9)), max_size=8)
 @given(said=st.lists(st.tuples(st.sampled_from(["client", "server"]), NOISE), max_size=6))
 def test_whatever_is_said_live_passes_unchanged(said: Any) -> None:
     play = Playbook(memcached_layer, has_server=True)
-    expected = {"client": b"", "server": b""}
-    for side, parts in said:
-        for part in parts:
-            getattr(play, side)(part)
-            expected[side] += part
-    play.server_eof()
-    play.client_eof()
-    assert play.all_server == expected["client"]
-    assert play.all_client == expected["server"]
+    talk_unchanged(play, said)
     assert len(play.recorded) == len(play.began)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playbook import Playbook
+from playbook import Playbook, talk_unchanged
 
 from pytest_netcapture.engine.layers.layer import Deny, Forward, Play
 from pytest_netcapture.engine.layers.redis import redis_layer
@@ -219,15 +219,7 @@ NOISE = st.lists(
 @given(said=st.lists(st.tuples(st.sampled_from(["client", "server"]), NOISE), max_size=5))
 def test_whatever_is_said_live_passes_unchanged(said: Any) -> None:
     play = live()
-    expected = {"client": b"", "server": b""}
-    for side, parts in said:
-        for part in parts:
-            getattr(play, side)(part)
-            expected[side] += part
-    play.server_eof()
-    play.client_eof()
-    assert play.all_server == expected["client"]
-    assert play.all_client == expected["server"]
+    talk_unchanged(play, said)
     assert len(play.recorded) == len(play.began)
 
 
