@@ -227,6 +227,32 @@ def server_resets(lab):
     assert lab.run(lambda: outcome(lambda: exchange(SERVER))) == errno.ECONNRESET
 
 
+@behaviour("what was said before a reset arrives before it")
+def last_words(lab):
+    said = bytes(3000)
+
+    def serve(stream):
+        stream.socket.recv(100)
+        stream.socket.sendall(said)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        stream.socket.close()
+
+    def client():
+        heard = b""
+        with tcp(SERVER) as conn:
+            conn.sendall(b"speak")
+            try:
+                while piece := conn.recv(100):
+                    heard += piece
+            except ConnectionResetError:
+                return heard
+        return None
+
+    lab.serve = serve
+    for _ in range(100):
+        assert lab.run(client) == said
+
+
 @behaviour("a server that does not read holds the client up")
 def back_pressure(lab):
     lab.serve = lambda _stream: threading.Event().wait(WAIT)

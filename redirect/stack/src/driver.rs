@@ -451,12 +451,18 @@ impl Driver {
         if self.stack.standing(at).established && self.end(at).is_none() && !self.open(at) {
             self.unopened.extend(self.stack.id(at)); // no descriptors: clients wait, as at a listener
         }
-        let broken = match (self.ends.get_mut(at as usize), self.stack.socket(at)) {
-            (Some(Some(end)), Some(socket)) => !move_bytes(end, socket),
-            _ => false,
+        let moved = match (self.ends.get_mut(at as usize), self.stack.socket(at)) {
+            (Some(Some(end)), Some(socket)) => move_bytes(end, socket),
+            _ => Moved::All,
         };
-        if broken && let Some(socket) = self.stack.socket(at) {
-            socket.abort(); // as a kernel's socket that is closed with data unread, or written to after that
+        if moved == Moved::Ended {
+            self.read_channel(); // where a reset is said, before the engine closes its end
+        }
+        match (moved, self.stack.socket(at)) {
+            (Moved::Ended, Some(socket)) => socket.close(),
+            // As a kernel's socket that is closed with data unread, or written to after that.
+            (Moved::Broken, Some(socket)) => socket.abort(),
+            _ => {}
         }
         self.stack.egress(self.now, at);
         let standing = self.stack.standing(at);
@@ -505,7 +511,16 @@ impl Driver {
         true
     }
 
+    /// Resets a connection. What was written before goes out first, as far as the window lets it,
+    /// as with a kernel's socket that is closed with SO_LINGER 0.
     fn abort(&mut self, at: u32) {
+        if let Some(Some(end)) = self.ends.get_mut(at as usize)
+            && let Some(socket) = self.stack.socket(at)
+        {
+            end.readable = true;
+            move_bytes(end, socket);
+            self.stack.egress(self.now, at);
+        }
         if let Some(socket) = self.stack.socket(at) {
             socket.abort();
         }
@@ -543,8 +558,16 @@ fn shift(head: &mut [u8; VIRTIO], at: usize, by: usize) {
     head[at..at + 2].copy_from_slice(&value.to_ne_bytes());
 }
 
-/// Moves bytes both ways as far as they go; false when the engine's end is broken.
-fn move_bytes(end: &mut End, socket: &mut smoltcp::socket::tcp::Socket<'static>) -> bool {
+#[derive(Clone, Copy, PartialEq)]
+enum Moved {
+    All,
+    /// All, and the engine has just closed its end for writing.
+    Ended,
+    Broken,
+}
+
+/// Moves bytes both ways as far as they go.
+fn move_bytes(end: &mut End, socket: &mut smoltcp::socket::tcp::Socket<'static>) -> Moved {
     let fd: BorrowedFd<'_> = end.socket.as_fd();
     while end.writable && socket.can_recv() {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -555,7 +578,7 @@ fn move_bytes(end: &mut End, socket: &mut smoltcp::socket::tcp::Socket<'static>)
         match moved {
             Ok(Ok(_)) | Ok(Err(Errno::INTR)) => {}
             Ok(Err(Errno::AGAIN)) => end.writable = false,
-            _ => return false,
+            _ => return Moved::Broken,
         }
     }
     while end.readable && !end.ended && socket.can_send() {
@@ -566,12 +589,12 @@ fn move_bytes(end: &mut End, socket: &mut smoltcp::socket::tcp::Socket<'static>)
         match moved {
             Ok(Ok(0)) => {
                 end.ended = true;
-                socket.close();
+                return Moved::Ended;
             }
             Ok(Ok(_)) | Ok(Err(Errno::INTR)) => {}
             Ok(Err(Errno::AGAIN)) => end.readable = false,
-            _ => return false,
+            _ => return Moved::Broken,
         }
     }
-    true
+    Moved::All
 }
