@@ -48,32 +48,16 @@ _MOST_UNUSED = 10
 _CI = "CI is set, so the record mode is none unless an option or a marker says otherwise"
 
 
-def start(config: pytest.Config) -> None:
-    """Enter the sandbox, or prepare for workers that will; register the hooks."""
+def register(config: pytest.Config, sources: Sources, session: Session) -> None:
+    """Register the hooks of a session that has been started."""
     plugins = config.pluginmanager
-    try:
-        sources = Sources(config, config.known_args_namespace)
-        settings = sources.for_session()
-        printed = Summary()
-        if controller.is_controller(config):
-            handing_out = controller.Controller(printed, settings.redirector)
-            plugins.register(handing_out, "netcapture-controller")
-        else:
-            refusal = Refusal()
-            active = Active(config, sources, Session.start(settings), printed, refusal)
-            plugins.register(active, ACTIVE)
-            if plugins.hasplugin(forked.PLUGIN):
-                plugins.register(forked.Forked(active.session), "netcapture-forked")
-            plugins.register(refusal, "netcapture-refusal")
-        if not controller.is_worker():
-            plugins.register(printed, summary.NAME)
-    except UsageError as error:
-        raise pytest.UsageError(f"netcapture: {error}") from None
-    except (EnvironmentProblem, EngineGone) as error:
-        if controller.is_worker():
-            raise  # the controller explains it
-        sys.stderr.write(f"ERROR: netcapture cannot start: {error}\n")
-        raise SystemExit(3) from None
+    printed, refusal = Summary(), Refusal()
+    plugins.register(Active(config, sources, session, printed, refusal), ACTIVE)
+    if plugins.hasplugin(forked.PLUGIN):
+        plugins.register(forked.Forked(session), "netcapture-forked")
+    plugins.register(refusal, "netcapture-refusal")
+    if not controller.is_worker():
+        plugins.register(printed, summary.NAME)
 
 
 class Refusal:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from pytest_netcapture import grounds
-from pytest_netcapture.summary import Summary
+
+if TYPE_CHECKING:
+    from pytest_netcapture.summary import Summary
 
 OUTPUT = "netcapture"
 """The key of `workeroutput`: {"counts": {...}, "messages": [...], "fatal": "", "status": 3}."""
@@ -42,6 +44,15 @@ def is_worker() -> bool:
         if frame.f_globals.get("__name__") == "__channelexec__":
             return True
     return False
+
+
+def register(config: pytest.Config, redirector: str) -> None:
+    """Register the hooks. Raises `EnvironmentProblem`."""
+    from pytest_netcapture import summary
+
+    printed = summary.Summary()
+    config.pluginmanager.register(Controller(printed, redirector), "netcapture-controller")
+    config.pluginmanager.register(printed, summary.NAME)
 
 
 class Controller:

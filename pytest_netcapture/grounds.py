@@ -12,28 +12,19 @@ Proved by tests/plugin/test_seccomp.py and tests/test_session.py.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pytest_netcapture.channel import Channel
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.messages import Begun, Moved, Ready, SeccompOptions
-from pytest_netcapture.sandbox import (
-    capabilities,
-    kernel,
-    namespaces,
-    processes,
-    resolver,
-    trust,
-    trust_variables,
-)
-from pytest_netcapture.sandbox.syscalls import prctl
+from pytest_netcapture.sandbox import capabilities, kernel, namespaces
+
+if TYPE_CHECKING:
+    from pytest_netcapture.channel import Channel
+    from pytest_netcapture.messages import Begun, Ready, SeccompOptions
+    from pytest_netcapture.sandbox import trust
 
 ENGINE_CAPS = (
     kernel.CAP_SYS_ADMIN,
@@ -44,14 +35,6 @@ ENGINE_CAPS = (
 AUTO, SECCOMP = "auto", "seccomp"
 PAGE = "docs/redirectors.md"
 NOTICE = "netcapture: no namespaces"
-_TICK_NS = 10_000_000
-_PR_SET_PTRACER = 0x59616D61
-_PR_SET_PTRACER_ANY = -1
-_THREADS_UNDER_YAMA = (
-    "netcapture: kernel.yama.ptrace_scope is 1, and this process had threads before it could "
-    "split: what its child processes connect to is refused"
-)
-_clock, _BOOTTIME = time.clock_gettime_ns, getattr(time, "CLOCK_BOOTTIME", 7)
 
 
 class Ground(Protocol):
@@ -115,15 +98,19 @@ class NamespaceGround:
         capabilities.keep_only((kernel.CAP_SYS_ADMIN,))
         namespaces.unshare_mounts()
         self.mounts = True
+        from pytest_netcapture.sandbox import trust
+
         self._bundles = trust.find(sys.path, os.environ)  # while the engine starts
 
     def furnish(
         self, channel: Channel, ready: Ready, descriptors: list[int], directory: str
     ) -> dict[str, str]:
         del channel
+        from pytest_netcapture.sandbox import resolver
+
         self._home = descriptors[0]
         self._fds = {ready.namespace: self._home}
-        report, variables = _mount_trust(ready, directory, self._bundles)
+        report, variables = mount_trust(ready, directory, self._bundles)
         self.uncovered = report.failed + resolver.install(directory).failed
         return variables
 
@@ -142,73 +129,11 @@ class NamespaceGround:
         namespaces.enter_network(self._home)
 
 
-class SeccompGround:
-    """The machine itself, its network calls supervised by the engine."""
-
-    def __init__(self, reason: str = "", *, mounts: bool = False) -> None:
-        """`reason`: why not namespaces."""
-        self.uncovered: tuple[tuple[str, str], ...] = ()
-        self.notes: tuple[str, ...] = (_notice(reason, mounts=mounts),)
-        self.mounts = mounts
-        self._witness = ctypes.create_string_buffer(os.urandom(16), 16)
-        self.seccomp: SeccompOptions | None = None
-        self.descriptors: tuple[int, ...] = ()
-        self.known: list[int] = []
-
-    def prepare(self) -> None:
-        from pytest_netcapture.redirect import seccomp_abi
-
-        seccomp_abi.machine()
-        name, note = find_ancestor()
-        self.notes += (note,) if note else ()
-        self._handover, self._theirs = socket.socketpair()
-        self.descriptors = (self._theirs.fileno(),)
-        self.seccomp = SeccompOptions(
-            handover_fd=self._theirs.fileno(),
-            handover_theirs=self._handover.fileno(),
-            witness_at=ctypes.addressof(self._witness),
-            witness=self._witness.raw,
-            ancestor=name,
-        )
-
-    @contextmanager
-    def spawning(self) -> Iterator[None]:
-        yield
-        self._theirs.close()
-
-    def furnish(
-        self, channel: Channel, ready: Ready, descriptors: list[int], directory: str
-    ) -> dict[str, str]:
-        from pytest_netcapture.redirect import seccomp_filter, seccomp_listener
-
-        del descriptors
-        self._channel, self._home = channel, ready.namespace
-        if self.mounts:
-            places = trust.find(sys.path, os.environ)
-            report, variables = _mount_trust(ready, directory, places)
-            self.uncovered = report.failed
-        else:
-            found = trust_variables.install(ready.ca_pem, directory=directory, environ=os.environ)
-            variables, self.uncovered = found.environment, found.failed
-        listener = seccomp_filter.install(sockets=ready.makes_sockets)
-        seccomp_listener.hand_over(listener, self._handover)
-        self._handover.close()
-        return variables
-
-    def keep(self, begun: Begun, descriptors: list[int]) -> None:
-        """Do nothing: a place has no descriptor."""
-
-    def enter(self, namespace: int) -> None:
-        tick = _clock(_BOOTTIME) // _TICK_NS
-        self._channel.tell(Moved(namespace, tick, processes.last_pid()))
-
-    def go_home(self) -> None:
-        self.enter(self._home)
-
-
 def choose(redirector: str) -> Ground:
     """Enter what the option allows, namespaces first. Raises `EnvironmentProblem`."""
     if redirector == SECCOMP:
+        from pytest_netcapture.seccomp_ground import SeccompGround
+
         return _prepared(SeccompGround())
     try:
         return _prepared(NamespaceGround())
@@ -220,6 +145,8 @@ def choose(redirector: str) -> Ground:
 
 def instead(refused: EnvironmentProblem, tried: Ground | None = None) -> Ground:
     """Return the ground for where another is `refused`; raise that if there is none."""
+    from pytest_netcapture.seccomp_ground import SeccompGround
+
     if isinstance(tried, SeccompGround):
         raise refused
     try:
@@ -248,8 +175,10 @@ def prepare_workers(redirector: str) -> str:
             if redirector != AUTO or isinstance(refused, namespaces.Stranded):
                 raise
             reason = refused.message
+    from pytest_netcapture.seccomp_ground import find_ancestor
+
     find_ancestor()
-    return _notice(reason, mounts=False)
+    return notice(reason, mounts=False)
 
 
 def lend_capabilities(lend: bool) -> None:
@@ -270,40 +199,23 @@ def uncovered_notes(ground: Ground) -> tuple[str, ...]:
     return (f"netcapture: could not be covered: {shown}{rest}",)
 
 
-def find_ancestor() -> tuple[str, str]:
-    """Return who may look into our programs for the engine, and what to say; "" if none need to.
-
-    May split this process (redirect/seccomp_ancestor.py). Raises `EnvironmentProblem`.
-    """
-    from pytest_netcapture.redirect import seccomp_ancestor
-
-    if not seccomp_ancestor.is_needed():
-        return "", ""
-    name = os.environ.get(seccomp_ancestor.VARIABLE, "")
-    if name and seccomp_ancestor.answers(name):
-        return name, ""
-    if processes.thread_count() > 1:
-        prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY)
-        return "", _THREADS_UNDER_YAMA
-    os.environ[seccomp_ancestor.VARIABLE] = name = seccomp_ancestor.split()
-    return name, ""
-
-
 def _prepared(ground: Ground) -> Ground:
     ground.prepare()
     return ground
 
 
-def _mount_trust(
+def mount_trust(
     ready: Ready, directory: str, places: trust.Places
 ) -> tuple[trust.TrustReport, dict[str, str]]:
+    from pytest_netcapture.sandbox import trust
+
     report = trust.install(
         ready.ca_pem, directory=directory, places=places, subject_hash=ready.subject_hash
     )
     return report, trust.environment(report, os.environ)
 
 
-def _notice(reason: str, *, mounts: bool) -> str:
+def notice(reason: str, *, mounts: bool) -> str:
     """Say in one line what is different."""
     because = f", since they are refused ({reason.partition(chr(10))[0]})" if reason else ""
     differs = "loopback is the machine's own"

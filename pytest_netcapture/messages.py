@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import struct
 from typing import TypeAlias
 
@@ -320,13 +319,6 @@ class Page:
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, mmap.PAGESIZE)
         self._numbers = memoryview(self._map).cast("Q")
-
-    @staticmethod
-    def create() -> int:
-        """Return the descriptor of a new page (memfd_create(2))."""
-        fd = os.memfd_create("netcapture-page", os.MFD_CLOEXEC)
-        os.ftruncate(fd, mmap.PAGESIZE)
-        return fd
 
     @property
     def changes(self) -> int:

@@ -1,7 +1,8 @@
 """pytest's hooks, thin: each is a few lines that call the session.
 
 Without `--netcapture` only the options, the markers and one fixture are registered, and nothing
-but options.py is imported; all else is active.py's, or controller.py's under pytest-xdist.
+but options.py is imported; starting.py starts all else: active.py, or controller.py under
+pytest-xdist.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     known = early_config.known_args_namespace
     only_tells = known.help or known.version or known.markers
     if options.enabled(early_config, known) and not only_tells:
-        from pytest_netcapture import active
+        from pytest_netcapture import starting
 
-        active.start(early_config)
+        starting.start(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

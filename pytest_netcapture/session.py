@@ -1,8 +1,9 @@
 """The test process's side of capture: enter the sandbox, start the engine, move tests in and out.
 
-1. `Session.start` runs at the earliest hook, while the process has one thread: user namespace, then
-   the engine (so it keeps the host's network), then mounts, then the session's network namespace.
-   Where these are refused, another ground takes their place (grounds.py).
+1. The engine is launched at the earliest hook, while the process has one thread: user namespace,
+   then the engine (so it keeps the host's network), then mounts; `Session.start` waits for it and
+   enters the session's network namespace. Where these are refused, another ground takes their
+   place (launch.py, grounds.py).
 2. An xdist controller starts none (grounds.prepare_workers); each worker has one of its own.
 3. A test runs in a namespace from the engine's pool; fixtures of wider scope run in the session's.
 4. Asking the engine costs a round trip, reading the shared page does not: a test without traffic
@@ -14,12 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from typing import BinaryIO
 
 import msgspec
 
@@ -30,6 +28,7 @@ from pytest_netcapture.errors import EngineGone, EnvironmentProblem, UsageError
 from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.grounds import Ground
+from pytest_netcapture.launch import Launched, launch, launch_on
 from pytest_netcapture.messages import (
     SESSION_SCOPE,
     Abandon,
@@ -67,7 +66,7 @@ from pytest_netcapture.mock_messages import (
 )
 from pytest_netcapture.mocks import Mock
 from pytest_netcapture.sandbox import processes, resolver, trust
-from pytest_netcapture.sandbox.runtime import RuntimeDirectory, sweep_stale
+from pytest_netcapture.sandbox.runtime import RuntimeDirectory
 from pytest_netcapture.settings import Settings
 from pytest_netcapture.unanswered import signs
 
@@ -75,11 +74,6 @@ UPSTREAM_VARIABLE = "NETCAPTURE_UPSTREAM"
 """`loopback` in the environment forbids the engine to dial anything else."""
 
 _LOG_TAIL = 4000
-_BOOT = (
-    "import os, sys; os.fork() and os._exit(0); sys.path[:] = {path!r}; "
-    "from pytest_netcapture.engine.main import main; main()"
-)
-
 _SECRET = re.compile("SECRET|TOKEN|KEY|PASS|PWD|CRED|AUTH", re.IGNORECASE)
 """Names of variables that may be secrets; the engine decides."""
 
@@ -229,36 +223,28 @@ class Session:
         self.pid = os.getpid()
 
     @classmethod
-    def start(cls, settings: Settings) -> Session:
+    def start(cls, settings: Settings, launched: Launched | None = None) -> Session:
         """Enter the sandbox. Raises `EnvironmentProblem` with the exact reason and cure."""
-        sweep_stale()
+        first = launched or launch(settings.redirector)
         roots = list(trust.original_roots(os.environ))
         servers = resolver.nameservers()
-        ground = grounds.choose(settings.redirector)
-        runtime = RuntimeDirectory.create()
         try:
-            return cls._start(settings, ground, runtime, roots, servers)
+            return cls._start(settings, first, roots, servers)
         except EnvironmentProblem as refused:
-            runtime.remove()
+            first.runtime.remove()
             if settings.redirector != grounds.AUTO:
                 raise
-            ground = grounds.instead(refused, ground)
-            return cls._start(settings, ground, RuntimeDirectory.create(), roots, servers)
+            second = launch_on(grounds.instead(refused, first.ground))
+            return cls._start(settings, second, roots, servers)
 
     @classmethod
     def _start(
-        cls,
-        settings: Settings,
-        ground: Ground,
-        runtime: RuntimeDirectory,
-        roots: list[str],
-        servers: list[str],
+        cls, settings: Settings, launched: Launched, roots: list[str], servers: list[str]
     ) -> Session:
-        page_fd = Page.create()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ground, runtime = launched.ground, launched.runtime
         options = EngineOptions(
-            control_fd=theirs.fileno(),
-            page_fd=page_fd,
+            control_fd=launched.control_fd,
+            page_fd=launched.page_fd,
             parent_pid=os.getpid(),
             runtime_dir=runtime.path,
             settings=settings,
@@ -269,12 +255,11 @@ class Session:
             upstream=os.environ.get(UPSTREAM_VARIABLE, "any"),
             seccomp=ground.seccomp,
         )
-        log = os.path.join(runtime.path, "engine.log")
-        with contextlib.closing(theirs), ground.spawning():
-            _spawn_engine(options, (theirs.fileno(), page_fd, *ground.descriptors), log)
-        page = Page(page_fd)
-        os.close(page_fd)
-        channel = Channel(ours, page, lambda: _tail(log))
+        launched.reap()
+        launched.tell(msgspec.msgpack.encode(options))
+        page = Page(launched.page_fd)
+        os.close(launched.page_fd)
+        channel = Channel(launched.control, page, lambda: _tail(launched.log))
         ready, fds = channel.receive(Ready)
         session = cls(channel, page, ready, ground, runtime)
         os.environ.update(ground.furnish(channel, ready, fds, runtime.path))
@@ -479,41 +464,6 @@ def _as_text(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "ignore").decode()
-
-
-def _spawn_engine(options: EngineOptions, fds: tuple[int, ...], log: str) -> None:
-    """Start the engine with no more of our environment than it needs.
-
-    Its module path is ours but for the working directory, whose modules could shadow its own.
-    """
-    here = os.getcwd()
-    path = [p for p in sys.path if (p and os.path.abspath(p) != here) or p == _package_parent()]
-    if _package_parent() not in path:
-        path.append(_package_parent())
-    code = _BOOT.format(path=path)
-    with open(log, "wb") as stderr, _options_file(options) as stdin:
-        # The engine forks and its parent exits: a test that waits for any child never meets it.
-        subprocess.run(
-            [sys.executable, "-I", "-S", "-c", code],
-            pass_fds=fds,
-            stdin=stdin,
-            stdout=stderr,
-            stderr=stderr,
-            cwd="/",
-            check=False,
-        )
-
-
-def _options_file(options: EngineOptions) -> BinaryIO:
-    """Return the options as a file in memory: they hold secrets, and command lines are public."""
-    file = os.fdopen(os.memfd_create("netcapture-options", os.MFD_CLOEXEC), "r+b")
-    file.write(msgspec.msgpack.encode(options))
-    file.seek(0)
-    return file
-
-
-def _package_parent() -> str:
-    return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def _tail(path: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.errors import CassetteError, EngineGone, UsageError
+from pytest_netcapture.launch import create_page
 from pytest_netcapture.messages import (
     FRAME,
     Begin,
@@ -61,7 +62,7 @@ class Engine:
 @pytest.fixture
 def ends() -> Iterator[tuple[Channel, Engine]]:
     ours, theirs = socket.socketpair()
-    page = Page.create()
+    page = create_page()
     with ours, theirs:
         yield Channel(ours, Page(page), lambda: "its last words"), Engine(theirs)
     os.close(page)

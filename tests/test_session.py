@@ -163,3 +163,24 @@ def test_nothing_is_left(run: Any, tmp_path: Path) -> None:
     while os.path.exists(told["runtime"]) and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_is_never_told_what_to_do_ends(tmp_path: Path) -> None:
+    script = """
+        from pytest_netcapture.launch import launch
+        launched = launch("auto")
+        launched.reap()
+        launched.tell(b"")
+        launched.control.settimeout(30)
+        assert launched.control.recv(1) == b""
+        print("words", open(launched.log).read())
+        launched.runtime.remove()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "words \n", done.stderr

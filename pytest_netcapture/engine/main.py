@@ -634,7 +634,10 @@ def main() -> None:
     """Run the engine; standard input is an `EngineOptions` as msgpack."""
     # Flows are many and live long: looking for cycles among them at the default pace costs a tenth.
     gc.set_threshold(20_000, 50, 50)
-    options = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineOptions)
+    given = sys.stdin.buffer.read()
+    if not given:
+        return  # whoever launched us is gone
+    options = msgspec.msgpack.decode(given, type=EngineOptions)
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,112 @@
+"""The machine itself as the ground of tests: a seccomp filter tells the engine what they call.
+
+Proved by tests/plugin/test_seccomp.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytest_netcapture.channel import Channel
+from pytest_netcapture.grounds import mount_trust, notice
+from pytest_netcapture.messages import Begun, Moved, Ready, SeccompOptions
+from pytest_netcapture.redirect import (
+    seccomp_abi,
+    seccomp_ancestor,
+    seccomp_filter,
+    seccomp_listener,
+)
+from pytest_netcapture.sandbox import processes, trust, trust_variables
+from pytest_netcapture.sandbox.syscalls import prctl
+
+_TICK_NS = 10_000_000
+_PR_SET_PTRACER = 0x59616D61
+_PR_SET_PTRACER_ANY = -1
+_THREADS_UNDER_YAMA = (
+    "netcapture: kernel.yama.ptrace_scope is 1, and this process had threads before it could "
+    "split: what its child processes connect to is refused"
+)
+_clock, _BOOTTIME = time.clock_gettime_ns, getattr(time, "CLOCK_BOOTTIME", 7)
+
+
+class SeccompGround:
+    """The machine itself, its network calls supervised by the engine."""
+
+    def __init__(self, reason: str = "", *, mounts: bool = False) -> None:
+        """`reason`: why not namespaces."""
+        self.uncovered: tuple[tuple[str, str], ...] = ()
+        self.notes: tuple[str, ...] = (notice(reason, mounts=mounts),)
+        self.mounts = mounts
+        self._witness = ctypes.create_string_buffer(os.urandom(16), 16)
+        self.seccomp: SeccompOptions | None = None
+        self.descriptors: tuple[int, ...] = ()
+        self.known: list[int] = []
+
+    def prepare(self) -> None:
+        seccomp_abi.machine()
+        name, note = find_ancestor()
+        self.notes += (note,) if note else ()
+        self._handover, self._theirs = socket.socketpair()
+        self.descriptors = (self._theirs.fileno(),)
+        self.seccomp = SeccompOptions(
+            handover_fd=self._theirs.fileno(),
+            handover_theirs=self._handover.fileno(),
+            witness_at=ctypes.addressof(self._witness),
+            witness=self._witness.raw,
+            ancestor=name,
+        )
+
+    @contextmanager
+    def spawning(self) -> Iterator[None]:
+        yield
+        self._theirs.close()
+
+    def furnish(
+        self, channel: Channel, ready: Ready, descriptors: list[int], directory: str
+    ) -> dict[str, str]:
+        del descriptors
+        self._channel, self._home = channel, ready.namespace
+        if self.mounts:
+            places = trust.find(sys.path, os.environ)
+            report, variables = mount_trust(ready, directory, places)
+            self.uncovered = report.failed
+        else:
+            found = trust_variables.install(ready.ca_pem, directory=directory, environ=os.environ)
+            variables, self.uncovered = found.environment, found.failed
+        listener = seccomp_filter.install(sockets=ready.makes_sockets)
+        seccomp_listener.hand_over(listener, self._handover)
+        self._handover.close()
+        return variables
+
+    def keep(self, begun: Begun, descriptors: list[int]) -> None:
+        """Do nothing: a place has no descriptor."""
+
+    def enter(self, namespace: int) -> None:
+        tick = _clock(_BOOTTIME) // _TICK_NS
+        self._channel.tell(Moved(namespace, tick, processes.last_pid()))
+
+    def go_home(self) -> None:
+        self.enter(self._home)
+
+
+def find_ancestor() -> tuple[str, str]:
+    """Return who may look into our programs for the engine, and what to say; "" if none need to.
+
+    May split this process (redirect/seccomp_ancestor.py). Raises `EnvironmentProblem`.
+    """
+    if not seccomp_ancestor.is_needed():
+        return "", ""
+    name = os.environ.get(seccomp_ancestor.VARIABLE, "")
+    if name and seccomp_ancestor.answers(name):
+        return name, ""
+    if processes.thread_count() > 1:
+        prctl(_PR_SET_PTRACER, _PR_SET_PTRACER_ANY)
+        return "", _THREADS_UNDER_YAMA
+    os.environ[seccomp_ancestor.VARIABLE] = name = seccomp_ancestor.split()
+    return name, ""
