@@ -42,6 +42,9 @@ Describe = Callable[[int], Process]
 class Owner:
     """The owner of one client socket, as it becomes known."""
 
+    found = False
+    """The process is known already; the description of one that ends now is not lost."""
+
     def __init__(self, future: Future[Found], test_pid: int) -> None:
         self._future = future
         self._test_pid = test_pid
@@ -86,6 +89,8 @@ class Owner:
 
 class KnownOwner(Owner):
     """The owner of a socket that was found at once; `describe` reads its command line."""
+
+    found = True
 
     def __init__(self, inode: int, pid: int, test_pid: int, describe: Describe) -> None:
         self._inode = inode
@@ -132,8 +137,8 @@ class _Seen:
         try:
             words = os.pread(self._file, 1 << 16, 0)
         except OSError:
-            words = b""  # it has ended
-        if words != self._words:
+            words = b""
+        if words and words != self._words:  # it has not ended
             self._words, self._process = words, describe(self.pid)
         return self._process
 

@@ -31,6 +31,8 @@ from pytest_netcapture.redirect.kernel import ENGINE_MARK
 _SEGS_OUT = struct.Struct("=136xI")
 _STASH = 32
 """Sockets of each family to keep ready; made anew, all at once, when half are used up."""
+_SPARE = 8
+"""The same of the host's, which are cheaper to make."""
 
 Listens = Callable[[int, Address], bool]
 """Whether a socket of a namespace listens at an address: asking is cheaper than trying."""
@@ -87,8 +89,11 @@ class Dialer:
         }
         self._stashed: EngineNamespace | None = None
         self._filling = False
-        self._spare: dict[socket.AddressFamily, socket.socket] | None = {}
-        """A host's socket of each family, made while nobody waits; None once closed."""
+        self._spare: dict[socket.AddressFamily, list[socket.socket]] | None = {
+            socket.AF_INET: [],
+            socket.AF_INET6: [],
+        }
+        """A host's sockets of each family, made while nobody waits; None once closed."""
 
     def permitted(self, address: str) -> bool:
         return self._upstream != "loopback" or is_loopback(address)
@@ -108,7 +113,7 @@ class Dialer:
     def close(self) -> None:
         self._stashed = None
         spare, self._spare = self._spare or {}, None
-        for sockets in (*self._stash.values(), list(spare.values())):
+        for sockets in (*self._stash.values(), *spare.values()):
             while sockets:
                 sockets.pop().close()
 
@@ -128,13 +133,17 @@ class Dialer:
     def _of_host(self, family: socket.AddressFamily) -> socket.socket:
         if self._spare is None:
             return _socket(family, socket.SOCK_STREAM)
-        self._loop.call_soon(self._make_spare, family)
-        return self._spare.pop(family, None) or _socket(family, socket.SOCK_STREAM)
+        spare = self._spare[family]
+        if len(spare) <= _SPARE // 2:
+            self._loop.call_soon(self._make_spare, family)
+        return spare.pop() if spare else _socket(family, socket.SOCK_STREAM)
 
     def _make_spare(self, family: socket.AddressFamily) -> None:
-        if self._spare is not None and family not in self._spare:
-            with contextlib.suppress(OSError):  # no descriptors: whoever needs one will say so
-                self._spare[family] = _socket(family, socket.SOCK_STREAM)
+        while self._spare is not None and len(self._spare[family]) < _SPARE:
+            try:
+                self._spare[family].append(_socket(family, socket.SOCK_STREAM))
+            except OSError:  # no descriptors: whoever needs one will say so
+                return
 
     def _try(self, candidates: list[Candidate], index: int, last: FlowError, done: Done) -> None:
         while index < len(candidates):

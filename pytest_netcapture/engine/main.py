@@ -297,11 +297,15 @@ class Engine:
     def _accept(
         self, plan: Plan, sock: socket.socket | None, answer: Callable[[], None] = lambda: None
     ) -> None:
-        """List a connection before its client knows that it is one; accepting it comes later.
+        """List a connection before its client's test can ask for it; accepting it comes later.
 
-        `answer` is called when it is known whose it is.
+        `answer` is called when it is known whose it is: first of all if it can be, since the client
+        waits, and nobody is told of anything until this is done.
         """
         owner = self.attribution.owner(plan.namespace, TCP, plan.client, plan.address)
+        if owner.found:
+            self.scopes.will_change()
+            answer()
         flow = self._tcp_flow(plan)
         flow.client, flow.started = plan.client, self.now()
         flow.reason = "loopback" if plan.loopback else ""
@@ -312,7 +316,8 @@ class Engine:
 
         def known() -> None:
             flow.process, flow.inode = owner.process(), owner.inode
-            answer()
+            if not owner.found:
+                answer()
 
         owner.when_known(self.loop, known)
 

@@ -189,9 +189,13 @@ class Scopes:
         self._problems += 1
         self.changed()
 
-    def changed(self) -> None:
+    def will_change(self) -> None:
+        """Tell the test process to ask, before what it asks for is noted."""
         self._changes += 1
         self._page.write(self._changes, self._problems)
+
+    def changed(self) -> None:
+        self.will_change()
         if self.watchers:
             for watcher in list(self.watchers):
                 watcher(self._changes)
