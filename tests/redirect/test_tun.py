@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import redirect_lab
 from redirect_lab import WAIT, isolated, tcp, udp
 
+from pytest_netcapture.engine.first_bytes import peeked
 from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect import tun_device, tun_probing
@@ -96,6 +98,19 @@ def test_the_same_port_may_be_used_again_at_once(lab):
         assert client.recv(1) == b""
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
+
+
+@with_lab
+def test_a_reset_is_told_however_often_it_is_looked_for(lab):
+    client = tcp(SERVER)
+    server = lab.stream().socket
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    assert select.select([server], [], [], WAIT)[0]
+    for _ in range(2):
+        assert lab.call(peeked, server, 1) == b""
+    with pytest.raises(ConnectionResetError):
+        lab.call(server.recv, 1)
 
 
 @with_lab
