@@ -207,7 +207,9 @@ def test_a_transfer_survives_a_bad_network(lab):
 
 
 @with_lab
-def test_delay_and_rate_are_as_asked(lab):
+def test_nothing_is_sooner_than_asked(lab):
+    """How much later it is depends on the machine: netsim.rs has it in virtual time, benchmarks/ as it is."""
+
     def connect():
         began = time.monotonic()
         client = tcp(SERVER)
@@ -218,11 +220,10 @@ def test_delay_and_rate_are_as_asked(lab):
 
     delay = PacketFaults(delay=0.2)
     lab.call(lambda: lab.redirector.disturb(lab.space, up=delay, down=delay))
-    assert 0.4 <= min(connect() for _ in range(2)) < 0.44
+    assert connect() >= 0.4
     rate = PacketFaults(rate=500_000)
     lab.call(lambda: lab.redirector.disturb(lab.space, up=rate, down=rate))
-    taken = min(transfer(lab, SERVER, 250_000) for _ in range(2))
-    assert 1.0 <= taken < 1.1  # 250 kB each way, one after the other
+    assert transfer(lab, SERVER, 250_000) >= 1  # 250 kB each way, one after the other
 
 
 @with_lab
