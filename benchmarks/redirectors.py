@@ -22,8 +22,13 @@ _BAR = 0.7
 Figures = dict[str, list[float]]
 
 
+def available() -> list[str]:
+    """Return the redirectors that work here."""
+    return [name for name, probe in _PROBES.items() if probe().available]
+
+
 def measure(lab: Lab, scale: float = 1.0) -> Iterator[Row]:
-    names = [name for name, probe in _PROBES.items() if probe().available]
+    names = available()
     yield from _bulk(lab, names, scale)
     yield from _new(lab, names)
     yield from _idle(lab, names)

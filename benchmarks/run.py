@@ -20,6 +20,7 @@ import latency
 import lookup
 import peers
 import redirectors
+import slowness
 import startup
 import web
 from figures import Row
@@ -40,6 +41,7 @@ PARTS: dict[str, Part] = {
     "grpc": web.measure_grpc,
     "streams": web.measure_streams,
     "redirectors": redirectors.measure,
+    "slowness": slowness.measure,
 }
 OPTIONAL: dict[str, Part] = {"peers": peers.measure}
 

@@ -338,7 +338,7 @@ class Connection:
 
     def pace(self, rate: int) -> None:
         """Tell the client at most `rate` bytes a second from now on."""
-        self._to_client.pace(rate, self.engine.loop.call_later)
+        self._to_client.pace(rate, self.engine.loop)
 
     def mend(self) -> None:
         """Slow down nothing any more; and spoil nothing, unless there are streams side by side."""

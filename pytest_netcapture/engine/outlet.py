@@ -3,8 +3,9 @@
 1. Before there is a transport, and behind a stream that is being written, writes wait in order.
 2. A stream's pieces are taken one by one while the transport is not full, so a large body is never
    in memory whole.
-3. A `Pause` among a stream's pieces holds the queue back for as long. A slow way out rests after
-   each portion (`pace`).
+3. A `Pause` among a stream's pieces holds the queue back for as long. A slow way out (`pace`) rests
+   after each portion, less if it woke up late from the last rest, so that a busy machine does not
+   make it slower than asked.
 4. `then` runs a function when everything before it has been handed to the transport.
 """
 
@@ -13,13 +14,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import Protocol
 
 from pytest_netcapture.engine.layers.played_body import Pause
 
-Later: TypeAlias = "Callable[[float, Callable[[], None]], object]"
 _PORTIONS = 20
 """How many times a second a slow way out takes something."""
+_SHORTEST = 0.002
+"""Seconds; what is shorter is rested together with the next."""
+_CATCH_UP = 0.25
+"""Seconds of lateness that are made up for; more is no late timer, but a slow reader."""
+
+
+class Clock(Protocol):
+    """What a slow way out needs of an event loop."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object: ...
 
 
 class Outlet:
@@ -32,12 +44,14 @@ class Outlet:
         """Bytes that wait for a transport, streams not counted."""
         self._queue: deque[Iterator[bytes] | Callable[[], None]] = deque()
         self._paused = False
-        self._later: Later | None = None
+        self._clock: Clock | None = None
         self._rate = 0
+        self._due = 0.0
+        self._behind = 0.0
 
-    def pace(self, rate: int, later: Later | None) -> None:
+    def pace(self, rate: int, clock: Clock | None) -> None:
         """Write at most `rate` bytes a second from now on, 0 for as many as there are."""
-        self._rate, self._later = rate, later
+        self._rate, self._clock = rate, clock
 
     @property
     def slow(self) -> bool:
@@ -97,6 +111,7 @@ class Outlet:
                 self.transport.write(self._portion(piece) if self._rate else piece)
         if not self._queue:
             self.waiting = 0
+            self._behind = 0  # idle: what comes next is not late
 
     def take(self) -> bytes:
         """Take the bytes that wait for a transport, up to where there is something else to do."""
@@ -113,13 +128,21 @@ class Outlet:
         size = max(1, self._rate // _PORTIONS)
         if len(piece) > size:
             self._queue.appendleft(iter((piece[size:],)))
-        assert self._later is not None
-        self._paused = True
-        self._later(min(size, len(piece)) / self._rate, self._go_on)
+        self._rest(min(size, len(piece)))
         return piece[:size]
+
+    def _rest(self, size: int) -> None:
+        assert self._clock is not None
+        now = self._clock.time()
+        self._due = max(self._due, now - self._behind) + size / self._rate
+        if self._due - now > _SHORTEST:
+            self._paused = True
+            self._clock.call_later(self._due - now, self._go_on)
 
     def _go_on(self) -> None:
         self._paused = False
+        if self._clock is not None and self._rate:
+            self._behind = min(max(self._clock.time() - self._due, 0), _CATCH_UP)
         self.pump()
 
     def clear(self) -> None:

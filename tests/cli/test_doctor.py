@@ -73,6 +73,29 @@ def test_a_cause_is_named_with_its_cure_and_what_is_used_instead(
     assert [r["available"] for r in found["redirectors"]] == [False, False, True]
 
 
+NO_NFTABLES = "  no   tproxy: tproxy: the kernel has no nftables"
+
+
+@pytest.mark.live
+def test_without_nftables_tun_takes_its_place() -> None:
+    done = ask(way="nftables")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert NO_NFTABLES in done.stdout
+    assert "  ok   tun\n" in done.stdout
+    assert "works here, by tun instead of tproxy" in done.stdout
+    assert asked("nftables")["redirector"] == "tun"
+
+
+@pytest.mark.live
+def test_without_a_tun_device_either_seccomp_does() -> None:
+    done = ask(way="neither")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert NO_NFTABLES in done.stdout
+    assert "  no   tun: tun: cannot open /dev/net/tun: No such file or directory\n" in done.stdout
+    assert "       cure: modprobe tun (as root, once); in a container: --device" in done.stdout
+    assert "works here, by seccomp instead of tproxy" in done.stdout
+
+
 @pytest.mark.live
 @pytest.mark.parametrize("way", ["limit", "chroot"])
 def test_what_files_show_is_listed_by_itself(way: str) -> None:

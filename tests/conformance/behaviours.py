@@ -6,6 +6,7 @@ works after all is an exception too many.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -250,6 +251,31 @@ def last_words(lab):
 
     lab.serve = serve
     for _ in range(100):
+        assert lab.run(client) == said
+
+
+@behaviour("… also when the server closes without having read all")
+def last_words_to_a_flood(lab):
+    said = bytes(3000)
+
+    def serve(stream):
+        stream.socket.recv(1)
+        stream.socket.sendall(said)
+        stream.socket.close()
+
+    def client():
+        heard = b""
+        with tcp(SERVER) as conn:
+            flood = threading.Thread(target=outcome, args=(lambda: conn.sendall(bytes(BIG)),))
+            flood.start()
+            with contextlib.suppress(ConnectionResetError):
+                while piece := conn.recv(100):
+                    heard += piece
+            flood.join()
+        return heard
+
+    lab.serve = serve
+    for _ in range(20):
         assert lab.run(client) == said
 
 

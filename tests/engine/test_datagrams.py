@@ -4,7 +4,8 @@ import contextlib
 import socket
 import threading
 
-from engine_lab import in_sandbox, settings
+import pytest
+from engine_lab import REDIRECTOR, in_sandbox, settings
 
 
 @contextlib.contextmanager
@@ -60,6 +61,9 @@ def test_the_hosts_loopback_is_reached():
         assert in_sandbox(lambda _: exchange(("127.0.0.1", port), b"x")[0][0]) == b"re:x"
 
 
+@pytest.mark.skipif(
+    REDIRECTOR == "tun", reason="not in CI: tun keeps UDP to ::1 inside (docs/redirectors.md)"
+)
 def test_ipv6_loopback_is_reached():
     with echo(socket.AF_INET6, "::1") as port:
         assert (

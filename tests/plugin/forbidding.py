@@ -5,6 +5,7 @@ limit: user.max_user_namespaces is 0, in a user namespace around the command, wi
 chroot: below a directory that is no mount point.
 podman: as limit, and a filter refuses what Podman's default profile refuses.
 nftables: a filter refuses netfilter's netlink, as a kernel without it does.
+neither: as nftables, and there is no /dev/net/tun, in a mount namespace around it.
 nothing: as filter, and no other filter may be installed.
 yama: as filter, and /proc/sys/kernel/yama/ptrace_scope says 1, in a mount namespace around it.
 """
@@ -144,11 +145,19 @@ def yama():
     forbid_as_docker_does()
 
 
+def neither():
+    enter(CLONE_NEWNS)
+    check(libc.mount(b"", b"/", b"", MS_REC | MS_PRIVATE, None))
+    check(libc.mount(b"none", b"/dev/net", b"tmpfs", 0, None))
+    forbid_nftables()
+
+
 if __name__ == "__main__":
     ways = {
         "chroot": chroot,
         "filter": forbid_as_docker_does,
         "limit": limit,
+        "neither": neither,
         "nftables": forbid_nftables,
         "podman": podman,
         "nothing": lambda: forbid_as_docker_does(filters=False),

@@ -154,10 +154,12 @@ def test_rerunfailures_talks_to_its_workers(project: Project) -> None:
         import pathlib
         @pytest.mark.flaky(reruns=2)
         @pytest.mark.parametrize("n", range(4))
-        def test_crashes_once(tmp_path_factory, n):
+        def test_crashes_once(request, n):
             mark = pathlib.Path(f"crashed-{n}")
             if not mark.exists():
                 mark.touch()
+                # The server says nothing to what it is told: once it answers it has heard that.
+                assert request.config.failures_db.get_test_reruns(request.node.nodeid) == 2
                 os._exit(1)
             get("/x")
         """

@@ -1,17 +1,18 @@
 //! The edge: a thread that has the device, the connections' sockets and the channel.
 //!
-//! 1. A captured connection is a SOCK_STREAM socket pair, made when the client's handshake is done. An end is
-//!    passed on as shutdown(2), both ways. A reset by the client is an event before the socket closes.
-//! 2. Nothing is read that cannot be handed on: the client's window closes, and so does the engine's socket.
+//! 1. A captured connection is a socket pair (`ends`), made when the client's handshake is done. A reset by the
+//!    client is an event, and the engine's socket closes when that is in the channel, not before.
+//! 2. What the engine has written before it closes or resets a connection goes out before the reset.
 //! 3. What is for somebody in the namespace goes to `lo` by a packet socket, as it came; so do answers from
 //!    addresses of this machine, which the kernel takes from no other device.
 //! 4. `SYNC` is answered when all that was sent before has been read from the device.
 //! 5. The thread ends with the channel, and with it the device and all sockets.
+//! 6. Time is an argument of `turn`. tests/driver.rs has a client, and a clock of its own.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::IoSlice;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -19,13 +20,12 @@ use std::time::Instant;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, read, writev};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
-    socketpair, sockopt,
-};
+use rustix::net::{RecvFlags, SendFlags, SocketType, recv, send};
 use rustix::time::Timespec;
+use smoltcp::socket::tcp::State;
 
 use crate::diag::Diag;
+use crate::ends::{End, Moved, pair};
 use crate::link::{Faults, Link};
 use crate::packet::{self, Key, parse};
 use crate::reassembly::Reassembly;
@@ -37,7 +37,8 @@ const CHANNEL: u64 = u64::MAX - 1;
 const VIRTIO: usize = 10;
 const ETHERNET: usize = 14;
 const ROUNDS: usize = 64;
-const SOCKET_BUFFER: usize = 256 << 10;
+/// More packets than the device's ring and queue hold (`_QUEUE_LENGTH` in redirect/tun_plumbing.py, each).
+const QUEUED: usize = 20_001;
 /// The MTU of `lo`, which only the longest datagrams over IPv6 exceed.
 const LOOPBACK_MTU: usize = 65_536;
 const WAITING: usize = 4096;
@@ -56,18 +57,10 @@ pub struct Device {
     pub locals: HashSet<IpAddr>,
 }
 
-/// Our end of a connection's socket pair.
-struct End {
-    id: u64,
-    socket: OwnedFd,
-    readable: bool,
-    writable: bool,
-    ended: bool,
-    told: bool,
-    orphan_since: Option<i64>,
-}
+/// A message for the channel, and the end that is closed when it is there.
+struct Told(Vec<u8>, #[expect(dead_code, reason = "it is dropped")] Option<End>);
 
-struct Driver {
+pub struct Driver {
     stack: Stack,
     options: Options,
     device: Device,
@@ -77,12 +70,11 @@ struct Driver {
     ends: Vec<Option<End>>,
     unopened: Vec<u64>,
     news: VecDeque<(Record, Vec<u8>)>,
-    outgoing: VecDeque<Vec<u8>>,
+    outgoing: VecDeque<Told>,
     up: Link,
     down: Link,
     reassembly: Reassembly,
     buffer: Vec<u8>,
-    began: Instant,
     now: i64,
     reaped: i64,
     stopping: bool,
@@ -90,40 +82,10 @@ struct Driver {
 
 /// Starts the thread; returns it and the channel's other end.
 pub fn start(device: Device, options: Options) -> Result<(JoinHandle<()>, OwnedFd), Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    for end in [&ours, &theirs] {
-        sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER)?;
-    }
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, &device.tun, EventData::new_u64(TUN), EventFlags::IN)?;
-    let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-    epoll::add(&epoll, &ours, EventData::new_u64(CHANNEL), flags)?;
-    let socket = device.diag.try_clone().map_err(|_| Errno::MFILE)?;
-    let diag = Diag { socket, own: device.own.clone() };
-    let driver = Driver {
-        stack: Stack::new(options),
-        options,
-        device,
-        diag,
-        epoll,
-        channel: ours,
-        ends: Vec::new(),
-        unopened: Vec::new(),
-        news: VecDeque::new(),
-        outgoing: VecDeque::new(),
-        up: Link::new(Faults::default()),
-        down: Link::new(Faults::default()),
-        reassembly: Reassembly::default(),
-        buffer: vec![0; VIRTIO + (1 << 16)],
-        began: Instant::now(),
-        now: 0,
-        reaped: 0,
-        stopping: false,
-    };
+    let (driver, channel) = Driver::new(device, options)?;
     let thread = std::thread::Builder::new().name("netcapture-tun".into());
     let thread = thread.spawn(move || body(driver)).map_err(|_| Errno::AGAIN)?;
-    Ok((thread, theirs))
+    Ok((thread, channel))
 }
 
 fn body(mut driver: Driver) {
@@ -133,35 +95,73 @@ fn body(mut driver: Driver) {
 }
 
 impl Driver {
+    /// Returns it and the channel's other end.
+    pub fn new(device: Device, options: Options) -> Result<(Driver, OwnedFd), Errno> {
+        let (channel, theirs) = pair(SocketType::SEQPACKET)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &device.tun, EventData::new_u64(TUN), EventFlags::IN)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+        epoll::add(&epoll, &channel, EventData::new_u64(CHANNEL), flags)?;
+        let socket = device.diag.try_clone().map_err(|_| Errno::MFILE)?;
+        let diag = Diag { socket, own: device.own.clone() };
+        let driver = Driver {
+            stack: Stack::new(options),
+            options,
+            device,
+            diag,
+            epoll,
+            channel,
+            ends: Vec::new(),
+            unopened: Vec::new(),
+            news: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            up: Link::new(Faults::default()),
+            down: Link::new(Faults::default()),
+            reassembly: Reassembly::default(),
+            buffer: vec![0; VIRTIO + (1 << 16)],
+            now: 0,
+            reaped: 0,
+            stopping: false,
+        };
+        Ok((driver, theirs))
+    }
+
     fn run(&mut self) {
-        let mut events = Vec::with_capacity(128);
+        let began = Instant::now();
         while !self.stopping {
-            events.clear();
             let timeout = self.timeout();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return,
-            }
-            self.now = self.began.elapsed().as_micros() as i64;
-            for happened in &events {
-                match happened.data.u64() {
-                    TUN => self.read_device(ROUNDS),
-                    CHANNEL => self.read_channel(),
-                    id => self.ready(id, happened.flags),
-                }
-            }
-            self.settle();
+            self.turn(&timeout, || began.elapsed().as_micros() as i64);
         }
-        self.end_all();
+    }
+
+    /// Waits for something to happen, and does all that follows; `clock` tells the time then, in microseconds.
+    pub fn turn(&mut self, timeout: &Timespec, clock: impl FnOnce() -> i64) {
+        let mut events = Vec::with_capacity(128);
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => self.stopping = true,
+        }
+        self.now = clock();
+        for happened in &events {
+            match happened.data.u64() {
+                TUN => self.read_device(ROUNDS),
+                CHANNEL => self.read_channel(),
+                id => self.ready(id, happened.flags),
+            }
+        }
+        self.settle();
+        if self.stopping {
+            self.end_all();
+        }
     }
 
     /// Resets what is open: the clients would hear nothing of it without the device.
     fn end_all(&mut self) {
         let open: Vec<u64> = self.ends.iter().flatten().map(|end| end.id).collect();
+        self.down = Link::new(Faults::default()); // whatever is under way would come too late
         for id in open {
             self.stack.find(id).into_iter().for_each(|at| self.abort(at));
         }
-        self.down.change(Faults::default());
         self.flush();
     }
 
@@ -179,11 +179,11 @@ impl Driver {
                 self.ingress(&data, 0);
             }
         }
-        self.hand_on();
         if self.now - self.reaped > SECOND {
             self.reaped = self.now;
             self.reap();
         }
+        self.hand_on();
         self.send_waiting();
     }
 
@@ -365,12 +365,12 @@ impl Driver {
     fn tell(&mut self, record: Record, payload: &[u8]) {
         let mut message = record.encode().to_vec();
         message.extend_from_slice(payload);
-        self.outgoing.push_back(message);
+        self.outgoing.push_back(Told(message, None));
         self.send_waiting();
     }
 
     fn send_waiting(&mut self) {
-        while let Some(message) = self.outgoing.front() {
+        while let Some(Told(message, _)) = self.outgoing.front() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             match send(&self.channel, message, flags) {
                 Err(Errno::AGAIN | Errno::NOBUFS) => return,
@@ -412,7 +412,7 @@ impl Driver {
         match (record.kind, at) {
             (command::STOP, _) => self.stopping = true,
             (command::SYNC, _) => {
-                self.read_device(usize::MAX);
+                self.read_device(QUEUED); // all that there was; a flood has no end
                 self.hand_on();
                 self.tell(Record::new(event::SYNCED, 0, record.number), &[]);
             }
@@ -436,13 +436,8 @@ impl Driver {
 
     fn ready(&mut self, id: u64, flags: EventFlags) {
         let Some(at) = self.stack.find(id) else { return };
-        if let Some(Some(end)) = self.ends.get_mut(at as usize) {
-            let gone = EventFlags::HUP | EventFlags::ERR;
-            end.readable |= flags.intersects(EventFlags::IN | EventFlags::RDHUP | gone);
-            end.writable |= flags.intersects(EventFlags::OUT | gone);
-            if flags.intersects(gone) {
-                end.orphan_since.get_or_insert(self.now);
-            }
+        if let Some(end) = self.end(at) {
+            end.note(flags);
         }
         self.stack.touch(at);
     }
@@ -452,29 +447,35 @@ impl Driver {
             self.unopened.extend(self.stack.id(at)); // no descriptors: clients wait, as at a listener
         }
         let moved = match (self.ends.get_mut(at as usize), self.stack.socket(at)) {
-            (Some(Some(end)), Some(socket)) => move_bytes(end, socket),
+            (Some(Some(end)), Some(socket)) => end.move_bytes(socket),
             _ => Moved::All,
         };
-        if moved == Moved::Ended {
-            self.read_channel(); // where a reset is said, before the engine closes its end
-        }
-        match (moved, self.stack.socket(at)) {
-            (Moved::Ended, Some(socket)) => socket.close(),
-            // As a kernel's socket that is closed with data unread, or written to after that.
-            (Moved::Broken, Some(socket)) => socket.abort(),
-            _ => {}
+        match moved {
+            Moved::All => {}
+            Moved::Ended => self.end_output(at),
+            // As a kernel's socket that is closed with data unread, or sent more after that.
+            Moved::Broken => self.abort(at),
         }
         self.stack.egress(self.now, at);
         let standing = self.stack.standing(at);
         if standing.ended
             && let Some(end) = self.end(at)
-            && !end.told
         {
-            end.told = true;
-            let _ = shutdown(&end.socket, Shutdown::Write);
+            end.tell_end();
         }
         if standing.over {
             self.forget(at, standing.reset);
+        }
+    }
+
+    /// Ends the engine's side, unless the engine has asked for a reset before it closed its socket.
+    fn end_output(&mut self, at: u32) {
+        let id = self.stack.id(at);
+        self.read_channel();
+        if self.stack.id(at) == id
+            && let Some(socket) = self.stack.socket(at)
+        {
+            socket.close();
         }
     }
 
@@ -485,27 +486,10 @@ impl Driver {
     /// Makes the socket pair of a connection and hands one end over.
     fn open(&mut self, at: u32) -> bool {
         let (Some(id), Some(key)) = (self.stack.id(at), self.stack.key(at)) else { return false };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-        let Ok((ours, theirs)) = pair else { return false };
-        for end in [&ours, &theirs] {
-            let _ = sockopt::set_socket_send_buffer_size(end, SOCKET_BUFFER);
-        }
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        if epoll::add(&self.epoll, &ours, EventData::new_u64(id), flags).is_err() {
-            return false;
-        }
+        let Ok((end, theirs)) = End::open(id, &self.epoll) else { return false };
         let length = self.ends.len().max(at as usize + 1);
         self.ends.resize_with(length, || None);
-        self.ends[at as usize] = Some(End {
-            id,
-            socket: ours,
-            readable: false,
-            writable: true,
-            ended: false,
-            told: false,
-            orphan_since: None,
-        });
+        self.ends[at as usize] = Some(end);
         let number = theirs.into_raw_fd();
         self.tell(Record { kind: event::OPENED, flow: id, number, key }, &[]);
         true
@@ -517,8 +501,7 @@ impl Driver {
         if let Some(Some(end)) = self.ends.get_mut(at as usize)
             && let Some(socket) = self.stack.socket(at)
         {
-            end.readable = true;
-            move_bytes(end, socket);
+            end.move_last(socket);
             self.stack.egress(self.now, at);
         }
         if let Some(socket) = self.stack.socket(at) {
@@ -532,20 +515,27 @@ impl Driver {
         self.stack.remove(at);
         if let Some(end) = self.ends.get_mut(at as usize).and_then(Option::take) {
             // Told first: whoever then reads the end of the socket can ask whether it was a reset.
-            self.tell(Record::new(event::CLOSED, end.id, i32::from(reset)), &[]);
+            let record = Record::new(event::CLOSED, end.id, i32::from(reset));
+            self.outgoing.push_back(Told(record.encode().to_vec(), Some(end)));
+            self.send_waiting();
         }
     }
 
-    /// Ends connections that the engine has closed and whose clients keep their side open (FIN_WAIT2).
+    /// Ends connections that the engine has closed and whose clients keep their side open (FIN_WAIT2). One that
+    /// still has something to take may take its time.
     fn reap(&mut self) {
-        let late = |end: &End| end.orphan_since.is_some_and(|since| self.now - since > ORPHAN);
-        let orphans: Vec<u64> =
-            self.ends.iter().flatten().filter(|end| late(end)).map(|end| end.id).collect();
-        for id in orphans {
-            if let Some(at) = self.stack.find(id) {
-                self.abort(at);
+        let mut orphans = Vec::new();
+        for (at, end) in self.ends.iter_mut().enumerate() {
+            let Some(end) = end.as_mut().filter(|end| end.closed) else { continue };
+            let state = self.stack.socket(at as u32).map(|socket| socket.state());
+            let since = *end.orphan_since.get_or_insert(self.now);
+            if state != Some(State::FinWait2) {
+                end.orphan_since = None;
+            } else if self.now - since > ORPHAN {
+                orphans.push(at as u32);
             }
         }
+        orphans.into_iter().for_each(|at| self.abort(at));
         for id in std::mem::take(&mut self.unopened) {
             self.stack.find(id).into_iter().for_each(|at| self.stack.touch(at));
         }
@@ -556,45 +546,4 @@ impl Driver {
 fn shift(head: &mut [u8; VIRTIO], at: usize, by: usize) {
     let value = u16::from_ne_bytes([head[at], head[at + 1]]) + by as u16;
     head[at..at + 2].copy_from_slice(&value.to_ne_bytes());
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Moved {
-    All,
-    /// All, and the engine has just closed its end for writing.
-    Ended,
-    Broken,
-}
-
-/// Moves bytes both ways as far as they go.
-fn move_bytes(end: &mut End, socket: &mut smoltcp::socket::tcp::Socket<'static>) -> Moved {
-    let fd: BorrowedFd<'_> = end.socket.as_fd();
-    while end.writable && socket.can_recv() {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let moved = socket.recv(|bytes| match send(fd, bytes, flags) {
-            Ok(length) => (length, Ok(length)),
-            Err(error) => (0, Err(error)),
-        });
-        match moved {
-            Ok(Ok(_)) | Ok(Err(Errno::INTR)) => {}
-            Ok(Err(Errno::AGAIN)) => end.writable = false,
-            _ => return Moved::Broken,
-        }
-    }
-    while end.readable && !end.ended && socket.can_send() {
-        let moved = socket.send(|bytes| match recv(fd, bytes, RecvFlags::DONTWAIT) {
-            Ok((length, _)) => (length, Ok(length)),
-            Err(error) => (0, Err(error)),
-        });
-        match moved {
-            Ok(Ok(0)) => {
-                end.ended = true;
-                return Moved::Ended;
-            }
-            Ok(Ok(_)) | Ok(Err(Errno::INTR)) => {}
-            Ok(Err(Errno::AGAIN)) => end.readable = false,
-            _ => return Moved::Broken,
-        }
-    }
-    Moved::All
 }

@@ -8,6 +8,7 @@
 
 pub mod diag;
 pub mod driver;
+pub mod ends;
 pub mod ffi;
 pub mod link;
 pub mod packet;

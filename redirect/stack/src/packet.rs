@@ -8,7 +8,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
-const FRAGMENT_V6: u8 = 44;
+pub const FRAGMENT_V6: u8 = 44;
 const HOP_LIMIT: u8 = 64;
 
 /// Who talks to whom; for a captured packet `source` is the client.

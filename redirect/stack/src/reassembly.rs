@@ -2,12 +2,13 @@
 //!
 //! 1. A packet is kept for `LIFETIME`, and never more than `MOST` at a time: the oldest goes first.
 //! 2. Fragments that overlap, or would make a packet longer than 65,535 bytes, drop all of it.
-//! 3. What comes out has no trace of having been cut: IPv6's fragment header is gone.
+//! 3. What comes out has no trace of having been cut: IPv6's fragment header is gone. A fragment of a fragment is
+//!    dropped: nobody sends one but to have thousands unwrapped, one in the other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use crate::packet::complete_v4;
+use crate::packet::{FRAGMENT_V6, complete_v4};
 
 const LIFETIME: i64 = 30_000_000;
 const MOST: usize = 64;
@@ -48,7 +49,7 @@ fn read(packet: &[u8], end: usize, source: IpAddr, target: IpAddr) -> Option<Fra
             data: packet.get(body..end)?,
         });
     }
-    let data = packet.get(48..end)?;
+    let data = packet.get(48..end).filter(|_| packet[40] != FRAGMENT_V6)?;
     let mut head = packet[..40].to_vec();
     head[6] = packet[40];
     Some(Fragment {

@@ -1,62 +1,17 @@
 //! A client and the stack, a bad network between them, in virtual time: the same seed, the same trace.
 
-use std::collections::VecDeque;
+mod wire;
 
 use netcapture_stack::link::{Faults, Link, Tally};
 use netcapture_stack::packet;
 use netcapture_stack::stack::{Event, Options, Stack};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::IpAddress;
+use wire::{MTU, Wire};
 
-const MTU: usize = 1500;
 const SECOND: i64 = 1_000_000;
-
-#[derive(Default)]
-struct Wire {
-    input: VecDeque<Vec<u8>>,
-    output: Vec<Vec<u8>>,
-}
-
-struct In(Vec<u8>);
-struct Out<'a>(&'a mut Vec<Vec<u8>>);
-
-impl RxToken for In {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
-    }
-}
-
-impl TxToken for Out<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let mut data = vec![0; length];
-        let result = write(&mut data);
-        self.0.push(data);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = In;
-    type TxToken<'a> = Out<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(In, Out<'_>)> {
-        Some((In(self.input.pop_front()?), Out(&mut self.output)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Out<'_>> {
-        Some(Out(&mut self.output))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut made = DeviceCapabilities::default();
-        made.medium = Medium::Ip;
-        made.max_transmission_unit = MTU;
-        made
-    }
-}
 
 /// What was put on the wire: when, which way, how long, and the sum of its bytes.
 type Trace = Vec<(i64, bool, usize, u16)>;
@@ -83,16 +38,9 @@ impl Network {
     fn new(up: Faults, down: Faults) -> Network {
         let options = Options { mtu: MTU, offload: false, buffer: 65_536, seed: 1 };
         let mut wire = Wire::default();
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = 2;
-        let mut client = Interface::new(config, &mut wire, Instant::from_micros(0));
-        client.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(IpAddress::v4(192, 0, 2, 1), 24)).unwrap();
-        });
-        client.routes_mut().add_default_ipv4_route(Ipv4Address::new(192, 0, 2, 254)).unwrap();
-        let buffer = || tcp::SocketBuffer::new(vec![0; 65_536]);
+        let mut client = wire::client(&mut wire);
         let mut sockets = SocketSet::new(Vec::new());
-        let handle = sockets.add(tcp::Socket::new(buffer(), buffer()));
+        let handle = sockets.add(wire::socket());
         let socket = sockets.get_mut::<tcp::Socket>(handle);
         let server = (IpAddress::v4(198, 51, 100, 7), 443);
         socket.connect(client.context(), server, 40_000).unwrap();

@@ -74,6 +74,16 @@ fn fragments_in_any_order_become_the_packet() {
 }
 
 #[test]
+fn a_fragment_within_a_fragment_is_dropped() {
+    let mut nested = packet::fragments_v6(&packet::datagram(&key(true), &[0; 100]).unwrap(), 1500);
+    let inner = nested.pop().unwrap();
+    let outer = packet::fragments_v6(&inner, 1500).pop().unwrap();
+    let take = |data: &[u8]| Reassembly::default().take(0, data, &packet::parse(data).unwrap());
+    assert!(take(&inner).is_some());
+    assert!(take(&outer).is_none());
+}
+
+#[test]
 fn segments_are_intact_and_hold_the_payload() {
     for v6 in [false, true] {
         let payload = Random(4).bytes(10_000);
