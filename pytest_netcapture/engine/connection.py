@@ -447,6 +447,10 @@ class Connection:
         assert isinstance(flow, HttpFlow)
         return self.engine.decide_early(self, flow)
 
+    def passwords(self) -> Iterable[bytes]:
+        cassette = self.scope.cassette
+        return () if cassette is None else cassette.secrets.values
+
     def body_sink(self) -> BodySink:
         scope = self.scope
         window = SMALL_WINDOW if scope.memory > MEMORY_WINDOW else 1 << 20

@@ -252,3 +252,18 @@ def rabbitmq() -> Iterator[Running]:
         finally:
             own = os.environ | environ
             subprocess.run(["epmd", "-kill"], env=own, capture_output=True, check=False, user=user)
+
+
+@contextlib.contextmanager
+def mongodb() -> Iterator[Running]:
+    """FerretDB 1, which speaks MongoDB's protocol over SQLite, with the user `app`."""
+    server_program, port = shutil.which("ferretdb"), free_port()
+    if server_program is None:
+        pytest.skip("not in CI: ferretdb (version 1) is not installed")
+    with workplace(None) as folder:
+        command = [server_program, "--handler=sqlite", f"--listen-addr=127.0.0.1:{port}"]
+        command += [f"--sqlite-url=file:{folder}/", f"--state-dir={folder}", "--debug-addr=-"]
+        command += ["--telemetry=disable", "--test-enable-new-auth", "--setup-database=shop"]
+        command += ["--setup-username=app", f"--setup-password={PASSWORD}"]
+        with running(command, folder, port) as server:
+            yield server

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from pytest_netcapture.engine.layers.amqp import amqp_layer
@@ -25,6 +26,14 @@ from pytest_netcapture.engine.layers.smtp import SmtpLayer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
+
+def _mongodb_layer(context: Context) -> OrderedLayer:
+    """Import what reads BSON when it is needed."""
+    from pytest_netcapture.engine.layers.mongodb import Mongodb
+
+    return OrderedLayer(context, Mongodb(context))
+
+
 PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP1: Http1Layer,
     Guess.HTTP2: Http2Layer,
@@ -32,6 +41,7 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.REDIS: redis_layer,
     Guess.MEMCACHED: memcached_layer,
     Guess.AMQP: amqp_layer,
+    Guess.MONGODB: _mongodb_layer,
 }
 
 PATIENCE = 1.0
@@ -52,7 +62,11 @@ def greeter(data: bytes) -> Callable[[Context], OrderedLayer] | None:
 
 REASONS = {
     Guess.TLS: "TLS inside TLS is not decoded",
+    Guess.MONGODB: "MongoDB is decoded with pymongo's package bson, which is not installed: "
+    "pip install 'pytest-netcapture[mongodb]'",
 }
+NEEDED = {Guess.MONGODB: "pymongo"}
+"""Packages without which a protocol is not decoded."""
 
 
 class OpeningLayer:
@@ -90,6 +104,8 @@ class OpeningLayer:
         held, self._held = self._held, b""
         heard, self._heard = self._heard, b""
         make = PROTOCOLS.get(guess)
+        if guess in NEEDED and importlib.util.find_spec(NEEDED[guess]) is None:
+            make = None
         if make is None or (heard and guess is not Guess.HTTP2):
             reason = REASONS.get(guess, "not a protocol that is decoded")
             self._context.become_raw(reason, client_pending=held, server_pending=heard)
