@@ -83,6 +83,7 @@ def running(
             stderr=log,
             cwd=folder,
             user=user,
+            group=pwd.getpwnam(user).pw_gid if user else None,
             env=os.environ | {"TMPDIR": str(folder)} | (environ or {}),
         )
     server = Running(port, process)
@@ -213,6 +214,25 @@ def smtp(certificate: str) -> Iterator[Running]:
         script = Path(__file__).parent / "programs" / "mail_server.py"
         command = [sys.executable, str(script), str(port), certificate, PASSWORD]
         with running(command, folder, port) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def exim(certificate: str) -> Iterator[Running]:
+    """Debian's Exim, as `smtp`. Given a configuration of ours, it is nobody but who starts it."""
+    user, port = plain_user("Debian-exim"), free_port()
+    with workplace(user) as folder:
+        leaf, configuration = folder / "leaf.pem", folder / "exim.conf"
+        shutil.copy(certificate, leaf)
+        own = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+        macros = f"FOLDER = {folder}\nPORT = {port}\nPASSWORD = {PASSWORD}\n"
+        macros += f"exim_user = {own.pw_uid}\nexim_group = {own.pw_gid}\nkeep_environment =\n"
+        rules = Path(__file__).parent / "programs" / "exim.conf"
+        configuration.write_text(macros + rules.read_text())
+        for path in (leaf, configuration):
+            shutil.chown(path, user or os.geteuid())
+        command = [program("exim4"), "-C", str(configuration), "-bdf"]
+        with running(command, folder, port, user=user) as server:
             yield server
 
 
