@@ -177,8 +177,8 @@ def redis(*, password: str = "") -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def mariadb() -> Iterator[Running]:
-    """MariaDB with the user `app` and the database `shop`."""
+def mariadb(*, certificate: str = "") -> Iterator[Running]:
+    """MariaDB with the user `app` and the database `shop`; TLS with a PEM file of chain and key."""
     user, port = plain_user("mysql"), free_port()
     with workplace(user) as folder:
         data, socket_path = folder / "data", folder / "socket"
@@ -194,6 +194,11 @@ def mariadb() -> Iterator[Running]:
         command = [program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--port={port}"]
         command += [f"--socket={socket_path}", "--bind-address=127.0.0.1"]
         command += [f"--pid-file={folder}/pid"]
+        if certificate:
+            leaf = folder / "leaf.pem"
+            shutil.copy(certificate, leaf)
+            shutil.chown(leaf, user or os.geteuid())
+            command += [f"--ssl-cert={leaf}", f"--ssl-key={leaf}"]
         words = f"CREATE DATABASE shop; CREATE USER app IDENTIFIED BY '{PASSWORD}';"
         words += "GRANT ALL ON shop.* TO app;"
 

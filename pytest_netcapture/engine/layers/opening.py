@@ -17,12 +17,11 @@ from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.memcached import begins_like_memcached, memcached_layer
-from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
+from pytest_netcapture.engine.layers.mysql import MysqlLayer, greets_like_mysql
 from pytest_netcapture.engine.layers.ordered import OrderedLayer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.layers.redis import redis_layer
-from pytest_netcapture.engine.layers.smtp import SmtpLayer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
 
@@ -48,16 +47,11 @@ PATIENCE = 1.0
 """Seconds that a client may take from its first bytes to those that tell what they are."""
 
 SERVER_FIRST = "the server spoke first"
-GREETERS: dict[str, Callable[[Context], OrderedLayer]] = {
-    "mysql": mysql_layer,
-    "smtp": SmtpLayer,
-}
-"""Protocols whose server speaks first, by service."""
 
 
 def greeter(data: bytes) -> Callable[[Context], OrderedLayer] | None:
     """Return what makes the layer for a server that says `data` first."""
-    return mysql_layer if greets_like_mysql(data) else None
+    return MysqlLayer if greets_like_mysql(data) else None
 
 
 REASONS = {
