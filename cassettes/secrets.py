@@ -60,6 +60,11 @@ class Secrets:
             copy._add(value)
         return copy
 
+    @property
+    def values(self) -> Iterable[bytes]:
+        """Return those that were given, not those that were learned."""
+        return tuple(self._given)
+
     def take(self, environ: Mapping[str, str]) -> None:
         """Know the secrets of variables that were set later, too."""
         for value in map(_to_bytes, _values(environ)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_netcapture.cassettes.nearest import readable
 from pytest_netcapture.cassettes.records import ServiceRecord, to_flow
-from pytest_netcapture.flows import Body, RedisFlow, ServiceFlow, SqlFlow
+from pytest_netcapture.flows import Body, MongoFlow, RedisFlow, ServiceFlow, SqlFlow
 
 _ROWS = 10
 _LINES = 20
@@ -30,6 +30,18 @@ def service_lines(record: ServiceRecord) -> list[str]:
         lines += [f"  > {line}" for line in readable(record.sent).splitlines()[:_LINES]]
     if isinstance(flow, SqlFlow):
         lines += _table(flow)
+    if isinstance(flow, MongoFlow):
+        lines += _documents(flow)
+    return lines
+
+
+def _documents(flow: MongoFlow) -> list[str]:
+    from pytest_netcapture import mongodb_documents  # whose package is not installed everywhere
+
+    found = flow.batch
+    lines = [f"  < {mongodb_documents.readable(one)}" for one in found[:_ROWS]]
+    if len(found) > _ROWS:
+        lines.append(f"  < ... {len(found) - _ROWS} more documents")
     return lines
 
 

@@ -84,8 +84,18 @@ def _mysql(flow: ServiceFlow, scrub: Scrub) -> bytes:
         return flow.answer
 
 
+def _mongodb(flow: ServiceFlow, scrub: Scrub) -> bytes:
+    from pytest_netcapture import mongodb_documents  # whose package is not installed everywhere
+
+    try:
+        return mongodb_documents.rewritten(flow.answer, scrub)
+    except Unreadable:
+        return flow.answer
+
+
 _REWRITES: dict[str, Callable[[ServiceFlow, Scrub], bytes]] = {
     "postgresql": _postgresql,
     "mysql": _mysql,
+    "mongodb": _mongodb,
     "redis": lambda flow, scrub: rewritten(flow.answer, scrub),
 }

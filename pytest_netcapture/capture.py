@@ -32,6 +32,7 @@ from pytest_netcapture.flows import (
     GrpcFlow,
     HttpFlow,
     MailFlow,
+    MongoFlow,
     Origin,
     Problem,
     RedisFlow,
@@ -141,6 +142,11 @@ class Netcapture:
     def redis(self) -> View[RedisFlow]:
         """Return the commands to Redis, and the messages of subscriptions."""
         return View(self._source.flows, name="redis", kind=RedisFlow, keep=_is_command)
+
+    @property
+    def mongo(self) -> View[MongoFlow]:
+        """Return the commands to MongoDB."""
+        return View(self._source.flows, name="mongo", kind=MongoFlow, keep=_is_mongo_command)
 
     @property
     def smtp(self) -> View[MailFlow]:
@@ -366,6 +372,10 @@ def _is_statement(flow: Flow) -> bool:
 
 def _is_command(flow: Flow) -> bool:
     return isinstance(flow, RedisFlow) and flow.step in ("command", "message")
+
+
+def _is_mongo_command(flow: Flow) -> bool:
+    return isinstance(flow, MongoFlow) and (flow.step == "command" or flow.question == "ping")
 
 
 def _is_mail(flow: Flow) -> bool:

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from pytest_netcapture import redis_messages
+from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.grpc_messages import Fields, fields_of, split
 
 if TYPE_CHECKING:
@@ -775,6 +776,106 @@ class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
         return str(self.reply)
 
 
+class MongoFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="mongo"):
+    """A command to MongoDB and its answer; `step` is command or connect.
+
+    Documents are read with pymongo's package `bson`, and have its types.
+    """
+
+    protocol: ClassVar[str] = "mongo"
+
+    @property
+    def command(self) -> str:
+        """Return the command's name: `find`."""
+        return self.question
+
+    @property
+    def user(self) -> str:
+        return self.session.partition("@")[0]
+
+    @property
+    def database(self) -> str:
+        return self.session.partition("@")[2]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Return the command's fields as they were sent, without those of sessions and clocks."""
+        return _mongo().command(self.values, self.notes.get("identifiers", b""))
+
+    @property
+    def collection(self) -> str:
+        """Return the collection that the command is for, "" for none."""
+        fields = self.arguments
+        name = fields.get("collection" if self.question == "getMore" else self.question)
+        return name if isinstance(name, str) else ""
+
+    @property
+    def documents(self) -> list[Any]:
+        """Return what was sent to be written: an insert's documents, updates, deletes."""
+        fields = self.arguments
+        lists = (fields.get(name) for name in ("documents", "updates", "deletes"))
+        return next((found for found in lists if isinstance(found, list)), [])
+
+    @property
+    def reply(self) -> dict[str, Any]:
+        """Return the answer; of several the last."""
+        return (self._replies or [{}])[-1]
+
+    @property
+    def batch(self) -> list[Any]:
+        """Return the documents that were found, as far as this command fetched them."""
+        return _mongo().batch(self._replies)
+
+    @property
+    def code(self) -> int:
+        """Return the code of the error that was answered, also for one write; 0 for none."""
+        return _mongo().failure(self.reply)[0]
+
+    @property
+    def message(self) -> str:
+        """Return the text of the error that was answered, "" for none."""
+        return _mongo().failure(self.reply)[1]
+
+    @property
+    def _replies(self) -> list[dict[str, Any]]:
+        return _mongo().answers(self.answer)
+
+    @property
+    def asked(self) -> str:
+        return " ".join((value or b"").decode("utf-8", "replace") for value in self.values) or (
+            self.question
+        )
+
+    @property
+    def told(self) -> str:
+        try:
+            return _mongo().told(self._replies)
+        except EnvironmentProblem:
+            return super().told
+
+
+class MongoReader(Protocol):
+    """What reads documents; nothing in it raises on what a peer sent."""
+
+    def command(self, found: list[bytes | None], note: bytes) -> dict[str, Any]: ...
+    def answers(self, data: bytes) -> list[dict[str, Any]]: ...
+    def batch(self, replies: list[dict[str, Any]]) -> list[Any]: ...
+    def failure(self, reply: dict[str, Any]) -> tuple[int, str]: ...
+    def told(self, replies: list[dict[str, Any]]) -> str: ...
+
+
+def _mongo() -> MongoReader:
+    """Return what reads documents. Raises `EnvironmentProblem` where bson is not installed."""
+    try:
+        from pytest_netcapture import mongodb_documents
+    except ImportError:
+        raise EnvironmentProblem(
+            "documents of MongoDB are read with pymongo's package bson, which is not installed",
+            cure="pip install 'pytest-netcapture[mongodb]'",
+        ) from None
+    return mongodb_documents
+
+
 class MailFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="mail"):
     """A mail that was sent, or what was said around it; `step` is message, command or connect."""
 
@@ -826,6 +927,7 @@ SERVICES: dict[str, type[ServiceFlow]] = {
     "postgresql": SqlFlow,
     "mysql": SqlFlow,
     "redis": RedisFlow,
+    "mongodb": MongoFlow,
     "smtp": MailFlow,
 }
 
@@ -846,6 +948,7 @@ AnyFlow: TypeAlias = (
     | ServiceFlow
     | SqlFlow
     | RedisFlow
+    | MongoFlow
     | MailFlow
 )
 

@@ -45,6 +45,7 @@ FIXTURE = {
     "http",
     "map_host",
     "mock",
+    "mongo",
     "passthrough",
     "popen",
     "publish",

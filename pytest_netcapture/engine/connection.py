@@ -21,8 +21,8 @@ import ssl
 import struct
 import termios
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, cast, overload
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast, overload
 
 import msgspec
 
@@ -177,6 +177,9 @@ class _Server(_Side):
         self.connection.server_lost(self, exc)
 
 
+Prelude: TypeAlias = Callable[[asyncio.AbstractEventLoop, socket.socket], Awaitable[None]]
+
+
 class Connection:
     """The `Context` of a layer, live."""
 
@@ -209,8 +212,10 @@ class Connection:
         self.tls_name = ""
         self.preamble = b""
         """What a server is sent, and agrees to with one byte, before TLS begins."""
-        self.prelude: tuple[bytes, ...] = ()
-        """The lines that it is sent before TLS begins, after its greeting."""
+        self.prelude: Prelude | None = None
+        """Brings a server that greets to where TLS begins. Raises `OSError` if it will not."""
+        self.goes_without = False
+        """Whether servers of its protocol ask every client for a certificate, and do without."""
         self.inner: Callable[[Context], Layer] | None = None
         """What makes the layer inside of TLS, where it is known."""
         self._left = 0
@@ -446,6 +451,10 @@ class Connection:
     def decide_early(self, flow: AnyFlow) -> Decision | None:
         assert isinstance(flow, HttpFlow)
         return self.engine.decide_early(self, flow)
+
+    def passwords(self) -> Iterable[bytes]:
+        cassette = self.scope.cassette
+        return () if cassette is None else cassette.secrets.values
 
     def body_sink(self) -> BodySink:
         scope = self.scope

@@ -1,6 +1,7 @@
 """A client's side of TLS that stops when the server asks for a certificate.
 
-1. We have none to show: such a handshake is the client's own to make, over a relay.
+1. We have none to show: such a handshake is the client's own to make, over a relay; unless servers
+   of that protocol ask every client.
 2. Neither `ssl` nor uvloop tell that a server asks, but the answer shows: in TLS 1.2 the message
    after the server's is a Certificate, even if empty (RFC 5246 §7.4.6); in TLS 1.3 it is one
    encrypted record more than the Finished (RFC 8446 §4.4.2).
@@ -28,6 +29,7 @@ class Handshake(ssl.SSLObject):
     """One TLS connection. uvloop passes an `SSLError` on to whoever waits for the handshake."""
 
     outgoing: ssl.MemoryBIO
+    goes_without = False
     _greeted = False
 
     def do_handshake(self) -> None:
@@ -43,15 +45,16 @@ class Handshake(ssl.SSLObject):
             self._greeted = True  # with a ClientHello
         elif self.outgoing.pending:
             flight = self.outgoing.read()
-            if shows_a_certificate(flight):
+            if not self.goes_without and shows_a_certificate(flight):
                 raise CertificateRequested("the server asks for a client certificate")
             self.outgoing.write(flight)
 
 
 class HandshakeContext(ResumingContext):
-    """Makes `Handshake`s."""
+    """Makes `Handshake`s. `goes_without`: a server may ask in vain."""
 
     sslobject_class = Handshake
+    goes_without = False
 
     def wrap_bio(
         self,
@@ -63,7 +66,7 @@ class HandshakeContext(ResumingContext):
     ) -> ssl.SSLObject:
         tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
         assert isinstance(tls, Handshake)
-        tls.outgoing = outgoing
+        tls.outgoing, tls.goes_without = outgoing, self.goes_without
         return tls
 
 

@@ -26,6 +26,7 @@ import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_netcapture.engine.connection import Connection, reset_socket
+from pytest_netcapture.engine.dialer import Candidate
 from pytest_netcapture.engine.dns_layers import DOT_PORT, TlsQueryLayer
 from pytest_netcapture.engine.first_bytes import Vigil, has_left
 from pytest_netcapture.engine.layers.alerts import HUNG_UP, OF_CERTIFICATES, alert_in, record_of
@@ -57,6 +58,8 @@ class Interception:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.opaque = Opaque()
+        self._seen: set[tuple[str, tuple[Candidate, ...]]] = set()
+        """Servers whose TLS `look` has found that it can be taken off."""
 
     async def open(self, connection: Connection, hello: ClientHello) -> None:
         connection.tls_name = hello.sni
@@ -72,10 +75,45 @@ class Interception:
         else:
             await self._client_only(connection, hello)
 
+    async def look(self, connection: Connection, hello: ClientHello) -> None:
+        """Find out over another connection whether this one's TLS can be taken off.
+
+        For servers whose greeting a login depends on: there is no second try on a connection.
+        """
+        connection.tls_name = hello.sni
+        place = hello.sni, connection.plan.candidates
+        if (
+            connection.server_socket is None
+            or place in self._seen
+            or self.opaque.why(connection, hello)
+        ):
+            return
+        try:
+            upstream = await self._engine.upstream_tls.connect(
+                asyncio.Protocol,
+                await self._engine.opener.dial(connection),
+                redial=lambda: asyncio.ensure_future(self._engine.opener.dial(connection)),
+                server_name=_server_name(connection, hello),
+                offer=_offer(connection, hello),
+                upstream_ca=connection.scope.settings.upstream_ca,
+            )
+        except UpstreamTlsError as failed:
+            self.opaque.learn(connection, failed.reason)
+        except OSError as error:
+            self.opaque.learn(connection, str(error))
+        else:
+            upstream.transport.abort()
+            if upstream.problem:
+                self.opaque.learn(connection, upstream.problem)
+            else:
+                self._seen.add(place)
+
     async def late(self, connection: Connection, sock: socket.socket) -> Upstream:
         """Shake hands with a server whose client has been shown a certificate already."""
         name = connection.tls_name or connection.endpoint.host
-        upstream = await self._handshake(connection, sock, name, Offer(_agreed(connection)))
+        upstream = await self._handshake(
+            connection, sock, name, Offer(_agreed(connection), goes_without=connection.goes_without)
+        )
         if connection.endpoint.alpn == H2 != upstream.alpn:
             upstream.problem = "recorded over HTTP/2, which the server does not speak now"
         return upstream
@@ -89,8 +127,8 @@ class Interception:
         connection.endpoint.tls = True
         vigil = Vigil(self._engine.loop, client, functools.partial(_hang_up, sock))
         try:
-            name = hello.sni or connection.plan.address[0]
-            upstream = await self._handshake(connection, sock, name, _offer(hello))
+            name = _server_name(connection, hello)
+            upstream = await self._handshake(connection, sock, name, _offer(connection, hello))
             connection.endpoint.alpn = upstream.alpn
             context = self._mirror(upstream, _agreed(connection))
         except UpstreamTlsError as failed:
@@ -303,6 +341,16 @@ def _hang_up(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _offer(hello: ClientHello) -> Offer:
+def _server_name(connection: Connection, hello: ClientHello) -> str:
+    """Return whom a server's certificate should name.
+
+    Where there is no second try, a client that does not say it means the name that it looked up.
+    """
+    names = connection.plan.names if connection.goes_without else ()
+    return hello.sni or next(iter(names), connection.plan.address[0])
+
+
+def _offer(connection: Connection, hello: ClientHello) -> Offer:
     alpn = tuple(p for p in hello.alpn if p.isascii() and p)
-    return Offer(alpn, tuple(v for v in (TLS_1_2, TLS_1_3) if v in hello.versions))
+    versions = tuple(v for v in (TLS_1_2, TLS_1_3) if v in hello.versions)
+    return Offer(alpn, versions, connection.goes_without)

@@ -11,13 +11,14 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from pytest_netcapture.engine.clear_text import catch_up, speak
+from pytest_netcapture.engine.clear_text import ask_for_tls, speak
 from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.dns_layers import QueryLayer
 from pytest_netcapture.engine.encryption import Encryption
 from pytest_netcapture.engine.first_bytes import client_hello, peeked
 from pytest_netcapture.engine.interception import Interception, start
-from pytest_netcapture.engine.layers.opening import GREETERS, SERVER_FIRST
+from pytest_netcapture.engine.layers.mysql import MysqlLayer, greets_like_mysql
+from pytest_netcapture.engine.layers.opening import SERVER_FIRST
 from pytest_netcapture.engine.layers.smtp import SmtpLayer, greets_like_smtp
 from pytest_netcapture.engine.layers.sniff import ClientHello
 from pytest_netcapture.engine.opaque import Opaque
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 DNS_PORT = 53
 
 
-def _greets(server: socket.socket | None) -> bool:
-    """Tell whether a server has said something that SMTP begins with."""
-    return server is not None and greets_like_smtp(peeked(server, 4) or b"")
+def _greeting(server: socket.socket | None) -> bytes:
+    """Return how a server begins that has spoken first."""
+    return peeked(server, 5) or b"" if server is not None else b""
 
 
 class DialError(OSError):
@@ -72,8 +73,9 @@ class Opener:
             connection.become_raw(SERVER_FIRST)
             return
         hello = await client_hello(self._engine.loop, connection)
-        if hello is None and _greets(connection.server_socket):
-            hello = await self._speak(connection)
+        greeting = _greeting(connection.server_socket) if hello is None else b""
+        if greets_like_smtp(greeting) or greets_like_mysql(greeting):
+            hello = await self._until_tls(connection, mysql=greets_like_mysql(greeting))
             if hello is None:
                 return
         while hello is None and await self._encryption.asked(connection):
@@ -98,24 +100,29 @@ class Opener:
             except OSError:
                 connection.reset()
             return connection.server_socket is None
-        layer = GREETERS[service](connection)
-        if isinstance(layer, SmtpLayer):
-            hello = await self._speak(connection)
-            if hello is not None:
-                await self._interception.open(connection, hello)
-            return True
-        await start(connection, layer)
-        layer.begin()
+        hello = await self._until_tls(connection, mysql=service == "mysql")
+        if hello is not None:
+            await self._interception.open(connection, hello)
         return True
 
-    async def _speak(self, connection: Connection) -> ClientHello | None:
-        """Speak SMTP until TLS begins; return the hello, or None when transports have it."""
-        layer = SmtpLayer(connection)
-        if await speak(self._engine.loop, connection, layer):
-            hello = await client_hello(self._engine.loop, connection)
+    async def _until_tls(self, connection: Connection, *, mysql: bool) -> ClientHello | None:
+        """Speak until TLS begins; return the hello, or None when transports have it."""
+        loop, plan, cassette = self._engine.loop, connection.plan, connection.scope.cassette
+        if mysql:
+            encrypted = bool(cassette and cassette.encrypted(plan.names, *plan.address))
+            layer = MysqlLayer(connection, with_tls=encrypted or connection.has_server)
+            begins = await ask_for_tls(loop, connection, layer)
+            connection.inner, connection.goes_without = layer.inner, True
+        else:
+            begins = await speak(loop, connection, SmtpLayer(connection))
+            connection.inner = SmtpLayer
+        if begins:
+            hello = await client_hello(loop, connection)
             if hello is not None:
-                connection.inner = SmtpLayer
+                if mysql:
+                    await self._interception.look(connection, hello)
                 return hello
+        connection.inner = None
         if not connection.over and connection.client_socket is not None:
             await start(connection, connection.layer)
         return None
@@ -138,8 +145,8 @@ class Opener:
         self._engine.dialer.dial(candidates, done)
         sock = await future
         await self._encryption.ask_again(connection, sock)
-        if connection.prelude:
-            await catch_up(self._engine.loop, sock, connection.prelude)
+        if connection.prelude is not None:
+            await connection.prelude(self._engine.loop, sock)
         return sock
 
     async def _connect(self, connection: Connection) -> None:

@@ -119,13 +119,13 @@ def decide_service(
 
     A session is live or played as a whole: where anything may be recorded it is live.
     """
+    quiet = "quiet" in flow.notes
     if scope.sealed:
-        return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
+        return Deny(Origin.UNMATCHED), None if quiet else after_the_end(flow, scope)
     cassette = scope.cassette
     if cassette is not None and scope.plays and not scope.records:
         found = cassette.play_service(flow)
         if isinstance(found, Miss):
-            quiet = "quiet" in flow.notes
             return Deny(Origin.UNMATCHED), None if quiet else unmatched(flow, found)
         scope.counts.played += 1
         compare = partial(cassette.compare_sent, found)

@@ -35,10 +35,14 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 class Offer(NamedTuple):
-    """What the server is offered: protocols, and versions of TLS in their own numbers."""
+    """What the server is offered: protocols, and versions of TLS in their own numbers.
+
+    `goes_without`: it may ask for a certificate, and gets none.
+    """
 
     alpn: tuple[str, ...] = ()
     versions: tuple[int, ...] = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+    goes_without: bool = False
 
 
 @dataclass
@@ -134,6 +138,7 @@ class UpstreamTls:
         context = HandshakeContext(ssl.PROTOCOL_TLS_CLIENT)
         # Servers that close without close_notify are for HTTP framing to judge, as in the clients.
         context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+        context.goes_without = offer.goes_without
         context.minimum_version = ssl.TLSVersion(min(offer.versions))
         context.maximum_version = ssl.TLSVersion(max(offer.versions))
         if not verify:

@@ -83,6 +83,7 @@ def running(
             stderr=log,
             cwd=folder,
             user=user,
+            group=pwd.getpwnam(user).pw_gid if user else None,
             env=os.environ | {"TMPDIR": str(folder)} | (environ or {}),
         )
     server = Running(port, process)
@@ -176,8 +177,8 @@ def redis(*, password: str = "") -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def mariadb() -> Iterator[Running]:
-    """MariaDB with the user `app` and the database `shop`."""
+def mariadb(*, certificate: str = "") -> Iterator[Running]:
+    """MariaDB with the user `app` and the database `shop`; TLS with a PEM file of chain and key."""
     user, port = plain_user("mysql"), free_port()
     with workplace(user) as folder:
         data, socket_path = folder / "data", folder / "socket"
@@ -193,6 +194,11 @@ def mariadb() -> Iterator[Running]:
         command = [program("mariadbd"), "--no-defaults", f"--datadir={data}", f"--port={port}"]
         command += [f"--socket={socket_path}", "--bind-address=127.0.0.1"]
         command += [f"--pid-file={folder}/pid"]
+        if certificate:
+            leaf = folder / "leaf.pem"
+            shutil.copy(certificate, leaf)
+            shutil.chown(leaf, user or os.geteuid())
+            command += [f"--ssl-cert={leaf}", f"--ssl-key={leaf}"]
         words = f"CREATE DATABASE shop; CREATE USER app IDENTIFIED BY '{PASSWORD}';"
         words += "GRANT ALL ON shop.* TO app;"
 
@@ -213,6 +219,25 @@ def smtp(certificate: str) -> Iterator[Running]:
         script = Path(__file__).parent / "programs" / "mail_server.py"
         command = [sys.executable, str(script), str(port), certificate, PASSWORD]
         with running(command, folder, port) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def exim(certificate: str) -> Iterator[Running]:
+    """Debian's Exim, as `smtp`. Given a configuration of ours, it is nobody but who starts it."""
+    user, port = plain_user("Debian-exim"), free_port()
+    with workplace(user) as folder:
+        leaf, configuration = folder / "leaf.pem", folder / "exim.conf"
+        shutil.copy(certificate, leaf)
+        own = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+        macros = f"FOLDER = {folder}\nPORT = {port}\nPASSWORD = {PASSWORD}\n"
+        macros += f"exim_user = {own.pw_uid}\nexim_group = {own.pw_gid}\nkeep_environment =\n"
+        rules = Path(__file__).parent / "programs" / "exim.conf"
+        configuration.write_text(macros + rules.read_text())
+        for path in (leaf, configuration):
+            shutil.chown(path, user or os.geteuid())
+        command = [program("exim4"), "-C", str(configuration), "-bdf"]
+        with running(command, folder, port, user=user) as server:
             yield server
 
 
@@ -252,3 +277,18 @@ def rabbitmq() -> Iterator[Running]:
         finally:
             own = os.environ | environ
             subprocess.run(["epmd", "-kill"], env=own, capture_output=True, check=False, user=user)
+
+
+@contextlib.contextmanager
+def mongodb() -> Iterator[Running]:
+    """FerretDB 1, which speaks MongoDB's protocol over SQLite, with the user `app`."""
+    server_program, port = shutil.which("ferretdb"), free_port()
+    if server_program is None:
+        pytest.skip("not in CI: ferretdb (version 1) is not installed")
+    with workplace(None) as folder:
+        command = [server_program, "--handler=sqlite", f"--listen-addr=127.0.0.1:{port}"]
+        command += [f"--sqlite-url=file:{folder}/", f"--state-dir={folder}", "--debug-addr=-"]
+        command += ["--telemetry=disable", "--test-enable-new-auth", "--setup-database=shop"]
+        command += ["--setup-username=app", f"--setup-password={PASSWORD}"]
+        with running(command, folder, port) as server:
+            yield server

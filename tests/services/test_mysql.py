@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import trustme
 from real_servers import PASSWORD, mariadb, program
 from service_lab import Service
 
@@ -100,3 +102,93 @@ def test_it(service: Callable[..., Service]) -> None:
     write("pear", pool=1)
     failed = shop.play("-k", "statements or threads", passed=1, failed=1).stdout.str()
     assert "unmatched: mysql INSERT INTO orders" in failed
+
+
+TLS_CODE = """
+import ssl, subprocess
+import pymysql, pytest
+
+pytestmark = pytest.mark.cassette
+
+LOGIN = {"host": HOST, "user": "app", "password": PASSWORD, "database": "shop"}
+
+def test_a_statement(netcapture):
+    with pymysql.connect(**LOGIN, ssl=ssl.create_default_context()) as db, db.cursor() as cursor:
+        assert db._sock.version().startswith("TLS")
+        cursor.execute("SELECT %s + 1", (41,))
+        assert cursor.fetchall() == ((42,),)
+    assert netcapture.sql.one(statement="SELECT 41 + 1").rows == [[42]]
+
+def test_one_without_tls(netcapture):
+    with pymysql.connect(**LOGIN, ssl_disabled=True) as db, db.cursor() as cursor:
+        cursor.execute("SELECT 7")
+        assert cursor.fetchall() == ((7,),)
+    assert netcapture.sql.one(statement="SELECT 7")
+
+def test_a_connector_that_encrypts_by_itself(netcapture):
+    connector = pytest.importorskip("mysql.connector")
+    db = connector.connect(**LOGIN, use_pure=True, collation="utf8mb4_general_ci")
+    with db.cursor(prepared=True) as cursor:
+        cursor.execute("SELECT ? + 2", (5,))
+        assert cursor.fetchall() == [(7,)]
+    db.close()
+    assert netcapture.sql.one(statement="SELECT ? + 2", parameters=[5])
+
+def test_the_command_line(netcapture):
+    command = ["mariadb", "--no-defaults", "-h", HOST, "-uapp", "-p" + PASSWORD, "shop", "-N"]
+    command += ["--ssl-verify-server-cert", "--ssl-ca=/etc/ssl/certs/ca-certificates.crt"]
+    done = subprocess.run([*command, "-e", "SELECT 6 * 7"], capture_output=True, text=True, timeout=50)
+    assert done.stdout.split() == ["42"], done.stderr
+    assert netcapture.sql.one(statement="SELECT 6 * 7")
+
+def test_a_refused_login():
+    with pytest.raises(pymysql.err.OperationalError, match="Access denied"):
+        pymysql.connect(**{**LOGIN, "password": "wrong-pass-word"}, ssl=ssl.create_default_context())
+"""
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A folder with `ca.pem`, and with `leaf.pem`: chain and key of the server."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    ca.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "leaf.pem"))
+    return tmp_path
+
+
+def test_over_tls(service: Callable[..., Service], certificates: Path) -> None:
+    pytest.importorskip("pymysql")
+    program("mariadb")
+    shop = service(HOST, 3306, f"--netcapture-upstream-ca={certificates / 'ca.pem'}")
+    shop.project.write("test_it.py", f"HOST, PASSWORD = {HOST!r}, {PASSWORD!r}\n{TLS_CODE}")
+    with mariadb(certificate=str(certificates / "leaf.pem")) as server:
+        shop.record(server, passed=5)
+    shop.play(passed=5)
+    for secret in (PASSWORD.encode(), b"wrong-pass-word"):
+        assert secret not in shop.cassettes()
+
+
+UNTRUSTED_CODE = """
+import ssl, pymysql
+
+def test_a_statement(netcapture):
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for _ in range(2):
+        with pymysql.connect(host=HOST, user="app", password=PASSWORD, ssl=context) as db:
+            with db.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                assert cursor.fetchall() == ((1,),)
+    assert not netcapture.sql
+    assert len(netcapture.tcp.filter(host=HOST)) == 2
+"""
+
+
+def test_tls_of_an_unknown_issuer_is_relayed_from_the_first_connection(
+    service: Callable[..., Service], certificates: Path
+) -> None:
+    pytest.importorskip("pymysql")
+    shop = service(HOST, 3306)
+    shop.project.write("test_it.py", f"HOST, PASSWORD = {HOST!r}, {PASSWORD!r}\n{UNTRUSTED_CODE}")
+    with mariadb(certificate=str(certificates / "leaf.pem")) as server:
+        shop.record(server, passed=1)

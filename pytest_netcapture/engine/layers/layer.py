@@ -176,6 +176,9 @@ class Context(Protocol):
     def decide_early(self, flow: AnyFlow) -> Decision | None:
         """Decide before the body has come; None when it is the body that decides."""
 
+    def passwords(self) -> Iterable[bytes]:
+        """Return the secrets that are known here, for logins in which a server proves itself."""
+
     def body_sink(self) -> BodySink: ...
 
     def growing(self) -> Growing:

@@ -5,7 +5,8 @@
 2. An exchange is a command. Statements that were prepared have their text, whatever the server has
    called them, and their parameters.
 3. The engine numbers what a client prepares on replay: recorded numbers are of other connections.
-4. TLS, compression and LOAD DATA LOCAL are relayed.
+4. A request for TLS is passed on: what is said inside is another layer's, which knows the greeting
+   (clear_text.py). Compression and LOAD DATA LOCAL are relayed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from pytest_netcapture.mysql_messages import (
 )
 from pytest_netcapture.unreadable import Unreadable
 
+SSL_REQUEST = 36
+"""Bytes of a client's request for TLS."""
 _HEAD = 4
 _WITH_DATABASE, _COMPRESS, _SSL = 1 << 3, 1 << 5, 1 << 11
 _SECURE, _LENENC_AUTH, _PLAIN_END, _ZSTD = 1 << 15, 1 << 21, 1 << 24, 1 << 26
@@ -55,8 +58,18 @@ class Statement:
     types: list[int] = field(default_factory=list)
 
 
-def mysql_layer(context: Context) -> OrderedLayer:
-    return OrderedLayer(context, Mysql(context))
+class MysqlLayer(OrderedLayer):
+    """A connection. `with_tls`: it may change to TLS before it has said more."""
+
+    def __init__(
+        self, context: Context, *, with_tls: bool = False, outer: Mysql | None = None
+    ) -> None:
+        self.mysql = Mysql(context, with_tls=with_tls, outer=outer)
+        super().__init__(context, self.mysql)
+
+    def inner(self, context: Context) -> MysqlLayer:
+        """Return the layer for what is said inside of TLS, after this one's greeting."""
+        return MysqlLayer(context, outer=self.mysql)
 
 
 def greets_like_mysql(data: bytes) -> bool:
@@ -64,13 +77,23 @@ def greets_like_mysql(data: bytes) -> bool:
     return len(data) > _HEAD and data[3] == 0 and data[_HEAD] == _VERSION_10 and data[2] == 0
 
 
+def asks_for_tls(packet: bytes) -> bool:
+    """Tell whether a client's first packet asks for TLS: it breaks off before the user's name."""
+    flags = int.from_bytes(packet[_HEAD : _HEAD + 4], "little")
+    return packet[:_HEAD] == b"\x20\0\0\1" and len(packet) == SSL_REQUEST and bool(flags & _SSL)
+
+
 class Mysql(Dialect):
     """One connection."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(
+        self, context: Context, *, with_tls: bool = False, outer: Mysql | None = None
+    ) -> None:
         self._context = context
         self._client, self._server = Splitter(), Splitter()
-        self._server_flags = self._flags = 0
+        self._with_tls = with_tls
+        self._server_flags: int = outer._server_flags if outer else 0
+        self._flags = 0
         self._session = ""
         self._entered = False
         self._begun = False
@@ -83,6 +106,11 @@ class Mysql(Dialect):
         flow = self._flow("greeting")
         flow.notes["speaks"] = b"1"
         return Asked(flow)
+
+    @property
+    def greeted(self) -> bool:
+        """Tell whether the server has said what it can do."""
+        return bool(self._server_flags)
 
     def _flow(self, step: str, question: str = "") -> SqlFlow:
         endpoint = self._context.endpoint
@@ -108,9 +136,14 @@ class Mysql(Dialect):
         for one in self._client.feed(data):
             self._sequence, content = one[3], one[_HEAD:]
             if not self._begun:
+                if self._with_tls and asks_for_tls(one):
+                    continue
                 self._begun = True
                 self._log_in(content)
-                yield Asked(self._flow("connect"))
+                flow = self._flow("connect")
+                if self._context.endpoint.tls:
+                    flow.notes["tls"] = b"1"
+                yield Asked(flow)
             elif self._entered and content:
                 asked = self._command(content[0], content)
                 if asked is not None:
@@ -259,7 +292,8 @@ class Mysql(Dialect):
         """Return a recorded answer as this connection needs it."""
         contents = packets(recorded.answer)
         if flow.step == "greeting" and contents:
-            contents[0] = without_flags(contents[0], _SSL | _COMPRESS | _ZSTD)
+            hidden = _COMPRESS | _ZSTD | (0 if self._with_tls else _SSL)
+            contents[0] = without_flags(contents[0], hidden)
             return packet(contents[0], 0)
         if flow.step == "prepare" and contents and contents[0][:1] == b"\0":
             number = (self._made + 1).to_bytes(4, "little")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from pytest_netcapture.engine.layers.amqp import amqp_layer
@@ -16,14 +17,21 @@ from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.memcached import begins_like_memcached, memcached_layer
-from pytest_netcapture.engine.layers.mysql import greets_like_mysql, mysql_layer
+from pytest_netcapture.engine.layers.mysql import MysqlLayer, greets_like_mysql
 from pytest_netcapture.engine.layers.ordered import OrderedLayer
 from pytest_netcapture.engine.layers.postgresql import PostgresqlLayer
 from pytest_netcapture.engine.layers.raw import RawLayer
 from pytest_netcapture.engine.layers.redis import redis_layer
-from pytest_netcapture.engine.layers.smtp import SmtpLayer
 from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import FlowError
+
+
+def _mongodb_layer(context: Context) -> OrderedLayer:
+    """Import what reads BSON when it is needed."""
+    from pytest_netcapture.engine.layers.mongodb import Mongodb
+
+    return OrderedLayer(context, Mongodb(context))
+
 
 PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.HTTP1: Http1Layer,
@@ -32,27 +40,27 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.REDIS: redis_layer,
     Guess.MEMCACHED: memcached_layer,
     Guess.AMQP: amqp_layer,
+    Guess.MONGODB: _mongodb_layer,
 }
 
 PATIENCE = 1.0
 """Seconds that a client may take from its first bytes to those that tell what they are."""
 
 SERVER_FIRST = "the server spoke first"
-GREETERS: dict[str, Callable[[Context], OrderedLayer]] = {
-    "mysql": mysql_layer,
-    "smtp": SmtpLayer,
-}
-"""Protocols whose server speaks first, by service."""
 
 
 def greeter(data: bytes) -> Callable[[Context], OrderedLayer] | None:
     """Return what makes the layer for a server that says `data` first."""
-    return mysql_layer if greets_like_mysql(data) else None
+    return MysqlLayer if greets_like_mysql(data) else None
 
 
 REASONS = {
     Guess.TLS: "TLS inside TLS is not decoded",
+    Guess.MONGODB: "MongoDB is decoded with pymongo's package bson, which is not installed: "
+    "pip install 'pytest-netcapture[mongodb]'",
 }
+NEEDED = {Guess.MONGODB: "pymongo"}
+"""Packages without which a protocol is not decoded."""
 
 
 class OpeningLayer:
@@ -90,6 +98,8 @@ class OpeningLayer:
         held, self._held = self._held, b""
         heard, self._heard = self._heard, b""
         make = PROTOCOLS.get(guess)
+        if guess in NEEDED and importlib.util.find_spec(NEEDED[guess]) is None:
+            make = None
         if make is None or (heard and guess is not Guess.HTTP2):
             reason = REASONS.get(guess, "not a protocol that is decoded")
             self._context.become_raw(reason, client_pending=held, server_pending=heard)

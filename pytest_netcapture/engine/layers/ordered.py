@@ -66,6 +66,10 @@ class Dialect:
         """Return the protocol's error for what is not answered."""
         raise NotImplementedError
 
+    def unrecorded(self, _flow: ServiceFlow) -> bytes | None:
+        """Return how to answer on replay what needs no recording; None for what does."""
+        return None
+
     def greeting(self) -> Asked | None:
         """Return what is answered before a client asks: that it has connected."""
         return None
@@ -159,6 +163,12 @@ class OrderedLayer(Ends):
 
     def _play(self, flow: ServiceFlow, decision: object) -> None:
         recorded = decision.exchange if isinstance(decision, Play) else None
+        ready = self._dialect.unrecorded(flow) if recorded is None else None
+        if ready is not None:
+            flow.answer, flow.origin = ready, Origin.PLAYED
+            self._context.record(flow)
+            self._out.append(ready)
+            return
         if not isinstance(decision, Play) or recorded is None:
             if not isinstance(decision, Deny):
                 flow.origin = Origin.UNMATCHED

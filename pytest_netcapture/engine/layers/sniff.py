@@ -10,6 +10,7 @@
 5. Redis is an array of strings, as all its clients write commands.
 6. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
    with two NULs and has not eight bytes is waited for.
+7. MongoDB is a head whose four numbers fit; no other protocol here begins like one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import enum
 import re
 import struct
 from dataclasses import dataclass
+
+from pytest_netcapture.mongodb_messages import begins_like_mongodb
 
 HELLO_LIMIT = 1 << 16
 METHOD_LIMIT = 32
@@ -67,6 +70,7 @@ class Guess(enum.Enum):
     REDIS = "redis"
     MEMCACHED = "memcached"
     AMQP = "amqp"
+    MONGODB = "mongodb"
     UNKNOWN = "unknown"
 
 
@@ -106,6 +110,8 @@ def sniff(data: bytes) -> Guess:
     """Tell what a client speaks that sent `data` first."""
     if not data:
         return Guess.MORE
+    if begins_like_mongodb(data):
+        return Guess.MONGODB
     if data[0] == _HANDSHAKE:
         return _sniff_tls(data)
     if data.startswith(_PREFACE[:4]) or _PREFACE.startswith(data):

@@ -55,6 +55,8 @@ class Playbook:
         self._window = window
         self._time = 0
         self.raw_reason = ""
+        self.known: list[bytes] = []
+        """Passwords that are known here."""
         self.has_server = has_server
         self.stuffed: set[str] = set()
         """Sides whose socket is full."""
@@ -198,6 +200,9 @@ class Playbook:
 
     def decide_early(self, flow: AnyFlow) -> Decision | None:
         return self._early(flow)
+
+    def passwords(self) -> Iterable[bytes]:
+        return self.known
 
     def body_sink(self) -> BodySink:
         return SpoolingBody(self._spool, self._window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from playbook import Playbook, talk_unchanged
 
 from pytest_netcapture.engine.layers.layer import Deny, Play
-from pytest_netcapture.engine.layers.mysql import flags_of, mysql_layer, without_flags
+from pytest_netcapture.engine.layers.mysql import MysqlLayer, flags_of, without_flags
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.flows import Origin
 from pytest_netcapture.mysql_messages import Splitter, lenenc, packet, packets, rewritten
@@ -77,7 +78,7 @@ def live() -> Playbook:
 
 def replayed(*recorded: Playbook, enter: bool = True) -> Playbook:
     flows = [flow for play in recorded for flow in play.recorded]
-    play = Playbook(mysql_layer, decide=Cassette(flows).decide)
+    play = Playbook(MysqlLayer, decide=Cassette(flows).decide)
     play.layer.begin()  # type: ignore[attr-defined]
     if enter:
         play.take_client()
@@ -191,7 +192,7 @@ def test_cut_at_every_byte_it_is_the_same(size: int) -> None:
         ("client", query("SELECT 1")),
         ("server", ROWS),
     ]
-    whole, cut = (Playbook(mysql_layer, has_server=True) for _ in range(2))
+    whole, cut = (Playbook(MysqlLayer, has_server=True) for _ in range(2))
     for play in (whole, cut):
         play.layer.begin()  # type: ignore[attr-defined]
     for side, data in talk:
@@ -241,3 +242,34 @@ def test_anything_is_cut_or_refused(data: bytes) -> None:
     except Unreadable:
         return
     assert data.startswith(b"".join(found))
+
+
+REQUEST = packet(struct.pack("<IIB23x", 1 << 3 | 1 << 15 | SSL, 1 << 24, 45), 1)
+
+
+def test_a_request_for_tls_is_passed_on_and_the_login_comes_inside() -> None:
+    outer = Playbook(partial(MysqlLayer, with_tls=True), has_server=True)
+    outer.layer.begin()  # type: ignore[attr-defined]
+    outer.server(greeting()).take_client()
+    outer.client(REQUEST).expect_server(REQUEST)
+    assert [flow.step for flow in outer.recorded] == ["greeting"]  # type: ignore[union-attr]
+    inside = packet(login()[4:], 2)
+    inner = Playbook(outer.layer.inner, has_server=True, tls=True)  # type: ignore[attr-defined]
+    inner.client(inside).server(many(OK, first=3))
+    assert (inner.flow.user, inner.flow.notes) == ("app", {"tls": b"1"})
+    inner.client(query("SELECT 1")).server(ROWS)
+    assert inner.flow.rows == [[7, "apple"]]
+
+
+@pytest.mark.parametrize("with_tls", [True, False])
+def test_on_replay_tls_is_offered_where_it_was_used(with_tls: bool) -> None:
+    flows = live().recorded
+    play = Playbook(partial(MysqlLayer, with_tls=with_tls), decide=Cassette(flows).decide)
+    play.layer.begin()  # type: ignore[attr-defined]
+    assert bool(flags_of(packets(play.take_client())[0]) & SSL) is with_tls
+
+
+def test_a_request_for_tls_that_nobody_waits_for_is_relayed() -> None:
+    play = Playbook(OpeningLayer, has_server=True).server(greeting())
+    play.client(REQUEST).expect_server(REQUEST)
+    assert play.raw_reason == "TLS after a greeting"
