@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_netcapture.cassette_names import check_name
+from pytest_netcapture.chaos.names import parse_expectation, parse_kinds, parse_wait
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.options import BY_KEY
 from pytest_netcapture.settings import (
@@ -78,7 +79,8 @@ def fixture_options(given: Any) -> dict[str, Any]:
             f"{place} must return a dict of options, returned: {given!r}",
             cure='write for example return {"block": True, "allow": ["*.internal"]}',
         )
-    check_names(given, [*BY_KEY, *CASSETTE_OPTIONS], place)
+    known = [key for key in BY_KEY if not key.startswith("chaos")]  # needed before fixtures run
+    check_names(given, [*known, *CASSETTE_OPTIONS], place)
     _check_options({k: v for k, v in given.items() if k in BY_KEY}, place)
     _check_cassette(given, place)
     return _given(given)
@@ -93,6 +95,8 @@ def check_option(key: str, value: Any, place: str) -> None:
             raise UsageError(f"{where} must be True or False, given: {value!r}")
     elif option.kind == "choice":
         check_choice(value, option.choices, where)
+    elif option.kind in ("words", "text"):
+        _TEXTS[key](value, where)
     elif option.kind == "path":
         if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
             raise UsageError(f"{where} must be a path, given: {value!r}")
@@ -160,8 +164,10 @@ _LISTED: dict[str, Check] = {
     "allow": parse_pattern,
     "passthrough": parse_pattern,
     "map_host": parse_mapping,
+    "chaos_expect": parse_expectation,
     "upstream_ca": lambda value, _where: value,  # read when it is known what it is relative to
 }
+_TEXTS: dict[str, Check] = {"chaos": parse_kinds, "chaos_wait": parse_wait}
 _CASSETTE: dict[str, Check] = {
     "match_on": match_on,
     "filters": filters,
