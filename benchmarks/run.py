@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+import chaos
 import download
 import https
 import latency
@@ -41,7 +42,7 @@ PARTS: dict[str, Part] = {
     "streams": web.measure_streams,
     "redirectors": redirectors.measure,
 }
-OPTIONAL: dict[str, Part] = {"peers": peers.measure}
+OPTIONAL: dict[str, Part] = {"chaos": chaos.measure, "peers": peers.measure}
 
 
 def main() -> int:

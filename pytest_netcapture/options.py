@@ -86,7 +86,7 @@ OPTIONS = (
         "what a test is to do under a fault: fail, survive or any (repeatable)",
         "KIND=EXPECTED",
     ),
-    Option("chaos-wait", "text", "how long a test may take under a fault; default: 5s", "TIME"),
+    Option("chaos-wait", "text", "how long a test may take under a fault; default: 10s", "TIME"),
     Option("chaos-report", "path", "write the matrix as one HTML file", "FILE"),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )

@@ -20,7 +20,14 @@ import pytest
 
 from pytest_netcapture import markers
 from pytest_netcapture.cassette_names import cassette_path
-from pytest_netcapture.chaos.names import NAMES, Plan, parse_expectation, parse_kinds, parse_wait
+from pytest_netcapture.chaos.names import (
+    NAMES,
+    WAIT,
+    Plan,
+    parse_expectation,
+    parse_kinds,
+    parse_wait,
+)
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.options import BY_KEY, OPTIONS, Option
 from pytest_netcapture.settings import (
@@ -112,7 +119,7 @@ class Sources:
         return Plan(
             kinds,
             dict(parse_expectation(text, s.where("chaos_expect")) for text, s in listed),
-            parse_wait(wait.values["chaos_wait"], wait.where("chaos_wait")) if wait else 5.0,
+            parse_wait(wait.values["chaos_wait"], wait.where("chaos_wait")) if wait else WAIT,
         )
 
     def chaos_report(self) -> str:
@@ -159,6 +166,17 @@ class Sources:
             )
             if key in values
         }
+        rest["edits"] = tuple(
+            edit
+            for place, key in (
+                ("header", "filter_headers"),
+                ("query", "filter_query_parameters"),
+                ("post", "filter_post_data_parameters"),
+            )
+            for edit in markers.edits(place)(values.get(key, ()), where)
+        )
+        rest["ignored_hosts"] = markers.hosts(values.get("ignore_hosts", ()), where)
+        rest["ignored_hosts"] += markers.localhost(values.get("ignore_localhost", False), where)
         mode = _one(given, "record_mode") or ("none" if _is_ci() else "once")
         path = cassette_path(item, values.get("name"), folder)
         return CassetteUse(path, RecordMode(mode), **rest)

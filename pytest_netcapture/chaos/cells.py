@@ -66,6 +66,8 @@ def cell_item(test: pytest.Function, cell: Cell) -> pytest.Function:
     if isinstance(test, TestCaseFunction):
         testcase: Any = test.parent
         vars(twin)["_getinstance"] = lambda: testcase.obj(test.name)
+    # Tracebacks, with their source lines, would take most of a chaos run's time.
+    vars(twin)["repr_failure"] = lambda error, *_, **__: error.exconly()
     twin.stash[CELL] = cell
     return twin
 

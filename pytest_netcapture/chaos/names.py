@@ -26,6 +26,8 @@ NAMES = (
     "expired",
     "nxdomain",
 )
+WAIT = 10.0
+"""Seconds that a test may take under a fault, unless an option says otherwise."""
 EXPECTATIONS = ("fail", "survive", "any")
 
 
@@ -34,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     kinds: tuple[str, ...] = ()
     expectations: Mapping[str, str] = {}
-    limit: float = 5.0
+    limit: float = WAIT
 
 
 def parse_kinds(value: Any, where: str) -> tuple[str, ...]:

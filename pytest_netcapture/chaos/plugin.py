@@ -165,7 +165,7 @@ class ChaosRun:
         elif report.failed and not cell.failed:
             error = call.excinfo
             stopped = error is not None and isinstance(error.value, Hung)
-            cell.failed = cell.hung if stopped else _crash(report)
+            cell.failed = cell.hung if stopped else str(report.longrepr).strip()
             if error is not None:
                 cell.where = self._place(error)
 
@@ -178,12 +178,6 @@ class ChaosRun:
                 if path is not None and "site-packages" not in path.parts:
                     return f"{path}:{entry.lineno + 1}"
         return ""
-
-
-def _crash(report: pytest.TestReport) -> str:
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash is not None else str(report.longrepr)
-    return str(text).strip()
 
 
 __all__ = ["CELLS", "RESULT", "ChaosRun", "Result"]
