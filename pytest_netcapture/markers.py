@@ -175,7 +175,8 @@ def edits(place: str) -> Callable[[Any, str], tuple[Edit, ...]]:
 
 
 def _edit(place: str, given: Any, where: str) -> Edit:
-    name, value = (given, None) if isinstance(given, str) else (*given, None, None)[:2]
+    pair = isinstance(given, (list, tuple)) and len(given) == 2
+    name, value = given if pair else (given, None)
     if callable(value):
         raise UsageError(
             f"{where}: {name!r} is replaced by a function, which runs in another process",
