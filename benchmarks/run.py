@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+import chaos
 import download
 import https
 import latency
@@ -43,7 +44,7 @@ PARTS: dict[str, Part] = {
     "redirectors": redirectors.measure,
     "slowness": slowness.measure,
 }
-OPTIONAL: dict[str, Part] = {"peers": peers.measure}
+OPTIONAL: dict[str, Part] = {"chaos": chaos.measure, "peers": peers.measure}
 
 
 def main() -> int:

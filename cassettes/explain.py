@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from pytest_netcapture.cassettes.ignoring import parse
 from pytest_netcapture.cassettes.keys import Line
 from pytest_netcapture.cassettes.miss import Miss, MissKind
 from pytest_netcapture.cassettes.nearest import matcher_of, nearest
@@ -28,7 +30,7 @@ def explain_http(cassette: Cassette, request: HttpRequest, queue: Queue | None, 
     if cassette.can_record:
         return Miss(MissKind.NEVER, "never recorded")
     candidates = cassette.shelf.same_line(line) or cassette.shelf.exchanges
-    found = nearest(request, candidates, cassette.matcher.names)
+    found = nearest(request, candidates, cassette.matcher.names, cassette.matcher.ignored.covers)
     if found is None:
         return Miss(
             MissKind.NEVER, "never recorded: the cassette holds no exchange", advice=_RECORD
@@ -86,6 +88,17 @@ def explain_used_up(recordings: list[Recording]) -> Miss:
     )
 
 
+def _ignoring(differing: list[Difference]) -> str:
+    """Return how to leave out of the comparison just what differs, "" when it cannot be."""
+    fields = list(dict.fromkeys(re.sub(r"\[\d+\]", "[*]", d.field) for d in differing))
+    try:
+        places = [parse(field) for field in fields]
+    except ValueError:
+        return ""
+    listed = ", ".join(f'"{field}"' for field in fields)
+    return f', and so does filters={{"ignore": [{listed}]}}' if places else ""
+
+
 def _unlike(flow: AnyFlow, differing: list[Difference]) -> Miss:
     matchers = list(dict.fromkeys(matcher_of(d) for d in differing))
     volatile = {d.volatile for d in differing}
@@ -95,7 +108,7 @@ def _unlike(flow: AnyFlow, differing: list[Difference]) -> Miss:
         kind = MissKind.SCRUBBED if volatile == {"scrubbed"} else MissKind.VOLATILE
         what = "scrubbed" if kind is MissKind.SCRUBBED else "volatile"
         reason = f"only a {what} field differs: {names} ({', '.join(sorted(volatile))})"
-        return Miss(kind, reason, flow, differing, f"{without} accepts it")
+        return Miss(kind, reason, flow, differing, f"{without} accepts it{_ignoring(differing)}")
     advice = _RECORD
     if differing and set(matchers) <= {"query", "body", "headers"}:
         advice = f"{without} would accept the nearest, or {_RECORD}"

@@ -24,11 +24,13 @@ import msgspec
 
 from pytest_netcapture.cassettes.fields import multipart_boundary
 from pytest_netcapture.cassettes.format import SEGMENT
+from pytest_netcapture.cassettes.ignoring import Ignored
 from pytest_netcapture.cassettes.tags import bytes_without_tags, stream_without_tags, without_tags
 from pytest_netcapture.flows import Headers
 from pytest_netcapture.settings import MATCHERS, check_choice
 
 WHOLE = SEGMENT
+NOTHING = Ignored(())
 Line: TypeAlias = tuple[object, ...]
 Rest: TypeAlias = tuple[object, ...]
 
@@ -50,7 +52,10 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 class Matcher:
     """Computes the keys for one `match_on`. Raises `UsageError` for a name that is not known."""
 
-    def __init__(self, match_on: Iterable[str], where: str = "match_on") -> None:
+    def __init__(
+        self, match_on: Iterable[str], where: str = "match_on", ignore: Iterable[str] = ()
+    ) -> None:
+        self.ignored = Ignored(ignore)
         names = {check_choice(name, MATCHERS, where) for name in match_on}
         if "url" in names:
             names |= {"scheme", "host", "port", "path", "query"}
@@ -60,7 +65,8 @@ class Matcher:
         self._path, self._query = "path" in names, "query" in names
         self.needs_headers = "headers" in names
         self._body, self._json, self._form = "body" in names, "json" in names, "form" in names
-        self.needs_body = self._body or self._json or self._form
+        self._raw, self._uri = "raw_body" in names, "uri" in names
+        self.needs_body = self._body or self._json or self._form or self._raw
         self.needs_rest = self.needs_body or self.needs_headers
 
     def line(self, method: str, scheme: str, host: str, port: int, target: str) -> Line:
@@ -72,8 +78,18 @@ class Matcher:
             without_tags(host).lower() if self._host else None,
             port if self._port else None,
             canonical_path(path) if self._path else None,
-            canonical_query(query) if self._query else None,
+            self._query_key(query) if self._query else None,
+            self._uri_key(scheme, host, port, target) if self._uri else None,
         )
+
+    def _query_key(self, query: str) -> tuple[tuple[str, str], ...]:
+        pairs = canonical_query(query)
+        ignored = self.ignored.query
+        return tuple(self.ignored.pairs(pairs, ignored)) if ignored else pairs
+
+    def _uri_key(self, scheme: str, host: str, port: int, target: str) -> tuple[object, ...]:
+        path, query = split_target(target)
+        return scheme, without_tags(host).lower(), port, without_tags(path), without_tags(query)
 
     def place(self, host: str, port: int) -> tuple[str | None, int | None]:
         """Return what counts of a server's name and port."""
@@ -84,18 +100,21 @@ class Matcher:
         """Return the part that headers and body decide; a large body is given in pieces."""
         parts: list[object] = []
         if self.needs_headers:
-            parts.append(canonical_headers(headers))
+            fields = canonical_headers(headers)
+            parts.append(tuple(self.ignored.pairs(fields, self.ignored.headers)))
         if not self.needs_body or content == b"":
             return (*parts, b"") if self.needs_body else tuple(parts)
         if not isinstance(content, bytes):
             return (*parts, _stream_digest(content))
         media_type = headers.get("content-type") or ""
         if self._body:
-            parts.append(_digest(canonical_body(content, media_type)))
+            parts.append(_digest(canonical_body(content, media_type, self.ignored)))
         if self._json:
-            parts.append(canonical_json(bytes_without_tags(content)))
+            parts.append(canonical_json(bytes_without_tags(content), self.ignored))
         if self._form:
-            parts.append(_form_pairs(bytes_without_tags(content)))
+            parts.append(tuple(self.ignored.form(_form_pairs(bytes_without_tags(content)))))
+        if self._raw:
+            parts.append(_digest(bytes_without_tags(content)))
         return tuple(parts)
 
 
@@ -139,26 +158,28 @@ def canonical_headers(headers: Headers) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def canonical_body(content: bytes, content_type: str) -> bytes:
+def canonical_body(content: bytes, content_type: str, ignored: Ignored = NOTHING) -> bytes:
     """Return bytes that are equal for bodies that mean the same."""
     content = bytes_without_tags(content)
     if content[:64].lstrip()[:1] in (b"{", b"["):
-        return canonical_json(content) or content
+        return canonical_json(content, ignored) or content
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
-        return msgspec.json.encode(_form_pairs(content))
+        return msgspec.json.encode(ignored.form(_form_pairs(content)))
     if kind.startswith("multipart/"):
         boundary = multipart_boundary(content)
         return content.replace(boundary, b"--boundary") if boundary else content
     if kind.endswith(("/json", "+json")):
-        return canonical_json(content) or content
+        return canonical_json(content, ignored) or content
     return content
 
 
-def canonical_json(content: bytes) -> bytes:
+def canonical_json(content: bytes, ignored: Ignored = NOTHING) -> bytes:
     """Return one spelling of a JSON document, b"" when it is not one."""
     try:
-        return msgspec.json.encode(msgspec.json.decode(content), order="deterministic")
+        return msgspec.json.encode(
+            ignored.json(msgspec.json.decode(content)), order="deterministic"
+        )
     except (
         msgspec.DecodeError,
         msgspec.EncodeError,

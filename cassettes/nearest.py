@@ -6,7 +6,7 @@ request line alone, and only the best few are read and compared field by field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -32,7 +32,10 @@ _ABSENT = "(absent)"
 
 
 def nearest(
-    request: HttpRequest, recordings: Iterable[Recording], names: tuple[str, ...]
+    request: HttpRequest,
+    recordings: Iterable[Recording],
+    names: tuple[str, ...],
+    ignored: Callable[[str], bool] = lambda _: False,
 ) -> tuple[HttpFlow, list[Difference]] | None:
     """Return the recording nearest to a scrubbed `request`, and the differences in `names`."""
     ranked = sorted(_ranked(request, recordings), key=lambda pair: -pair[0])
@@ -41,7 +44,8 @@ def nearest(
         flow = recording.outline()
         if not isinstance(flow, HttpFlow):
             continue
-        found = differences(flow.request, request, names)
+        every = differences(flow.request, request, names)
+        found = [difference for difference in every if not ignored(difference.field)]
         score = _distance(found)
         if best is None or score < best[0]:
             best = score, flow, found
@@ -56,6 +60,8 @@ def differences(
     for name in ("method", "scheme", "host", "port", "path"):
         if name in names:
             _compare(found, name, str(getattr(recorded, name)), str(getattr(actual, name)))
+    if "uri" in names and not {"host", "path", "query"} & set(names):
+        _compare(found, "uri", recorded.url, actual.url)
     if "query" in names:
         _compare_pairs(found, "query.", _pairs(recorded.query), _pairs(actual.query))
     if "headers" in names:
@@ -63,6 +69,8 @@ def differences(
         _compare_pairs(found, "headers.", left, right)
     if {"body", "json", "form"}.intersection(names):
         _compare_bodies(found, recorded, actual)
+    elif "raw_body" in names:
+        _compare(found, "raw_body", readable(recorded.body.content), readable(actual.body.content))
     return found[:_FIELDS]
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from pytest_netcapture.cassettes import fields, service_scrub
 from pytest_netcapture.cassettes.content import ContentScrubber
+from pytest_netcapture.cassettes.editing import Edited
 from pytest_netcapture.cassettes.edits import to_borders, to_chunks
 from pytest_netcapture.cassettes.format import SEGMENT
 from pytest_netcapture.cassettes.header_fields import SECRET_FIELDS, scrub_field
@@ -39,7 +40,7 @@ from pytest_netcapture.flows import (
     WebSocketFlow,
     WebSocketMessage,
 )
-from pytest_netcapture.settings import Filters
+from pytest_netcapture.settings import Edit, Filters
 
 WHOLE = SEGMENT
 _CACHE_LIMIT = 4096
@@ -48,8 +49,11 @@ _CACHE_LIMIT = 4096
 class Scrubber(ContentScrubber):
     """Scrubs for one cassette."""
 
-    def __init__(self, secrets: Secrets, filters: Filters, salt: bytes) -> None:
+    def __init__(
+        self, secrets: Secrets, filters: Filters, salt: bytes, edits: tuple[Edit, ...] = ()
+    ) -> None:
         super().__init__(secrets, filters, salt)
+        self._edited = Edited(edits) if edits else None
         self._headers: dict[tuple[str, str], str] = {}
         self._plain: dict[str, bool] = {}
         self._version = -1
@@ -150,6 +154,8 @@ class Scrubber(ContentScrubber):
     def _both(
         self, request: HttpRequest, response: HttpResponse | None
     ) -> tuple[HttpRequest, HttpResponse | None]:
+        if self._edited is not None:
+            request = self._edited.request(request)
         version = self.secrets.version
         pair = self._pass(request, response)
         if (

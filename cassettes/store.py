@@ -90,7 +90,7 @@ class Cassette:
         self.played = 0
         self.recorded = 0
         self._session = session_started_ns
-        self._matcher = Matcher(use.match_on, f"match_on of {use.path}")
+        self._matcher = Matcher(use.match_on, f"match_on of {use.path}", use.filters.ignore)
         self._shelf = Shelf(self._matcher)
         self._kept: dict[int, HttpFlow] = {}
         self._keys: dict[tuple[object, ...], tuple[Line, Rest]] = {}
@@ -101,7 +101,7 @@ class Cassette:
         self._source = self._load(spool_dir)
         self.file_exists = self._source is not None or os.path.lexists(self.path)
         self._salt = self._source.header.salt if self._source else _new_salt(self.path)
-        self._scrubber = Scrubber(secrets, use.filters, self._salt)
+        self._scrubber = Scrubber(secrets, use.filters, self._salt, use.edits)
         self._journal = Journal(self.path, self._salt, self._scrubber)
         self._talks = Talks(use, self._shelf, self._scrubber.same_length)
         self._teacher: Teacher | None = None

@@ -19,7 +19,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Generator, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import pytest
@@ -38,6 +38,9 @@ from pytest_netcapture.settings import Settings
 from pytest_netcapture.sources import Sources
 from pytest_netcapture.summary import Summary
 
+if TYPE_CHECKING:
+    from pytest_netcapture.chaos.plugin import ChaosRun
+
 SECTION = "netcapture"
 _CONFIGURED = "_netcapture_configured"
 _GIVEN_BY_FIXTURE = pytest.StashKey[dict[str, Any]]()
@@ -48,11 +51,13 @@ _MOST_UNUSED = 10
 _CI = "CI is set, so the record mode is none unless an option or a marker says otherwise"
 
 
-def register(config: pytest.Config, sources: Sources, session: Session) -> None:
+def register(
+    config: pytest.Config, sources: Sources, session: Session, chaos: ChaosRun | None
+) -> None:
     """Register the hooks of a session that has been started."""
     plugins = config.pluginmanager
     printed, refusal = Summary(), Refusal()
-    plugins.register(Active(config, sources, session, printed, refusal), ACTIVE)
+    plugins.register(Active(config, sources, session, printed, refusal, chaos=chaos), ACTIVE)
     if plugins.hasplugin(forked.PLUGIN):
         plugins.register(forked.Forked(session), "netcapture-forked")
     plugins.register(refusal, "netcapture-refusal")
@@ -85,7 +90,10 @@ class Active:
         session: Session,
         printed: Summary,
         refusal: Refusal,
+        *,
+        chaos: ChaosRun | None,
     ) -> None:
+        self._chaos = chaos
         self._refusal = refusal
         self._config = config
         self._sources = sources
@@ -118,7 +126,8 @@ class Active:
             for item in items:
                 settings = item.stash[_SETTINGS] = self._settings_for(item)
                 use = settings.cassette
-                if use is not None and not self._sources.shares(item):
+                shared = self._sources.shares(item) or self._is_cell(item)
+                if use is not None and not shared:
                     owners.claim(use.path, item.nodeid)
                 self._ask_for_config(item)
         except UsageError as error:
@@ -127,7 +136,9 @@ class Active:
 
     def _settings_for(self, item: pytest.Item, fixture: dict[str, Any] | None = None) -> Settings:
         """Return a test's settings. Raises `UsageError`."""
-        settings = self._sources.for_item(item, fixture)
+        settings = self._sources.for_item(self._test_of(item), fixture)
+        if self._chaos is not None:
+            settings = self._chaos.settings(item, settings)
         asked, present = settings.redirector, self._session.redirector
         if asked not in {grounds.AUTO, present}:
             raise UsageError(
@@ -135,6 +146,13 @@ class Active:
                 cure=f"choose it for the whole run: --netcapture-redirector={asked}",
             )
         return settings
+
+    def _is_cell(self, item: pytest.Item) -> bool:
+        return self._chaos is not None and self._chaos.test_of(item) is not item
+
+    def _test_of(self, item: pytest.Item) -> pytest.Item:
+        """Return the test of which `item` is a cell, or `item`."""
+        return item if self._chaos is None else self._chaos.test_of(item)
 
     def _ask_for_config(self, item: pytest.Item) -> None:
         """Have the project's own `netcapture_config` fixture, where there is one, applied first."""
@@ -226,6 +244,8 @@ class Active:
             self._refusal.reason = str(error)
         else:
             self._warn(item, scope.warnings)
+            if self._chaos is not None:
+                self._chaos.begin(item, scope)
 
     def _phase(self, item: pytest.Item, when: str) -> Generator[None, Any, Any]:
         try:
@@ -252,6 +272,8 @@ class Active:
             return []
         settings = scope.settings_now
         try:
+            if self._chaos is not None:
+                self._chaos.end(item, scope)
             unused_mocks = scope.unused_mocks() if settings.strict else []
             ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:

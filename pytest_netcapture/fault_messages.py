@@ -43,12 +43,20 @@ class SetFault(msgspec.Struct, tag=True, omit_defaults=True):
     after: int = 0
     probability: float = 1.0
     seed: str = ""
+    after_exchanges: int = 0
+    """How many exchanges with its host and port go first; then their connection is closed."""
     size: int | None = None
     time: int = 0
     jitter: int = 0
     rate: int = 0
     detail: str = ""
     answer: MockAnswer | None = None
+
+
+class CutAll(msgspec.Struct, tag=True):
+    """Reset what connections a scope's test has left."""
+
+    scope: int
 
 
 class GetSchedule(msgspec.Struct, tag=True):

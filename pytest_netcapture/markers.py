@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from pytest_netcapture.cassette_names import check_name
+from pytest_netcapture.cassettes import ignoring
+from pytest_netcapture.chaos.names import parse_expectation, parse_kinds, parse_wait
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.options import BY_KEY
 from pytest_netcapture.settings import (
     MATCHERS,
+    Edit,
     Filters,
+    HostPattern,
     RecordMode,
     Repeat,
     check_choice,
@@ -27,7 +31,14 @@ from pytest_netcapture.settings import (
 )
 
 CASSETTE_ARGUMENTS = ("name", "record_mode", "match_on", "filters", "repeat", "max_age")
-CASSETTE_OPTIONS = ("match_on", "filters", "repeat", "max_age")
+VCR_OPTIONS = (
+    "filter_headers",
+    "filter_query_parameters",
+    "filter_post_data_parameters",
+    "ignore_hosts",
+    "ignore_localhost",
+)
+CASSETTE_OPTIONS = ("match_on", "filters", "repeat", "max_age", *VCR_OPTIONS)
 """Those that the config fixture may give too, for every cassette."""
 
 _AGE = re.compile(r"(\d+)\s*([smhdw]?)")
@@ -78,7 +89,8 @@ def fixture_options(given: Any) -> dict[str, Any]:
             f"{place} must return a dict of options, returned: {given!r}",
             cure='write for example return {"block": True, "allow": ["*.internal"]}',
         )
-    check_names(given, [*BY_KEY, *CASSETTE_OPTIONS], place)
+    known = [key for key in BY_KEY if not key.startswith("chaos")]  # needed before fixtures run
+    check_names(given, [*known, *CASSETTE_OPTIONS], place)
     _check_options({k: v for k, v in given.items() if k in BY_KEY}, place)
     _check_cassette(given, place)
     return _given(given)
@@ -93,6 +105,8 @@ def check_option(key: str, value: Any, place: str) -> None:
             raise UsageError(f"{where} must be True or False, given: {value!r}")
     elif option.kind == "choice":
         check_choice(value, option.choices, where)
+    elif option.kind in ("words", "text"):
+        _TEXTS[key](value, where)
     elif option.kind == "path":
         if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
             raise UsageError(f"{where} must be a path, given: {value!r}")
@@ -129,6 +143,11 @@ def filters(value: Any, where: str) -> Filters:
         )
     place = f"{where}, filters"
     check_names(value, Filters.__struct_fields__, place)
+    for name in as_list(value.get("ignore", ()), f"{place}['ignore']"):
+        try:
+            ignoring.parse(name)
+        except ValueError as error:
+            raise UsageError(f"{place}['ignore']: {name!r}: {error}") from None
     given = Filters(**{k: tuple(as_list(v, f"{place}[{k!r}]")) for k, v in value.items()})
     for mask in given.masks:
         try:
@@ -139,6 +158,45 @@ def filters(value: Any, where: str) -> Filters:
                 cure=r'write one such as r"\d{10}", characters beyond latin-1 as \xNN',
             ) from None
     return given
+
+
+def edits(place: str) -> Callable[[Any, str], tuple[Edit, ...]]:
+    """Return what reads one of vcrpy's three filters: names, or names and what they become."""
+
+    def read(value: Any, where: str) -> tuple[Edit, ...]:
+        if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple, set, frozenset)):
+            raise UsageError(
+                f"{where}: {value!r} is no list of names",
+                cure='write ["authorization", ("x-user", "somebody")]',
+            )
+        return tuple(_edit(place, one, where) for one in value)
+
+    return read
+
+
+def _edit(place: str, given: Any, where: str) -> Edit:
+    pair = isinstance(given, (list, tuple)) and len(given) == 2
+    name, value = given if pair else (given, None)
+    if callable(value):
+        raise UsageError(
+            f"{where}: {name!r} is replaced by a function, which runs in another process",
+            cure="write the text that it is to be, or None to leave it out",
+        )
+    if not isinstance(name, str) or not isinstance(value, (str, type(None))):
+        raise UsageError(
+            f"{where}: {given!r} is no name, nor a name and a text", cure='write ("name", "text")'
+        )
+    return Edit(place, name, value)
+
+
+def hosts(value: Any, where: str) -> tuple[HostPattern, ...]:
+    return tuple(parse_pattern(one, where) for one in as_list(value, where))
+
+
+def localhost(value: Any, where: str) -> tuple[HostPattern, ...]:
+    if not isinstance(value, bool):
+        raise UsageError(f"{where} must be True or False, given: {value!r}")
+    return hosts(["loopback", "0.0.0.0"], where) if value else ()
 
 
 def age(value: Any, where: str) -> int:
@@ -160,13 +218,20 @@ _LISTED: dict[str, Check] = {
     "allow": parse_pattern,
     "passthrough": parse_pattern,
     "map_host": parse_mapping,
+    "chaos_expect": parse_expectation,
     "upstream_ca": lambda value, _where: value,  # read when it is known what it is relative to
 }
+_TEXTS: dict[str, Check] = {"chaos": parse_kinds, "chaos_wait": parse_wait}
 _CASSETTE: dict[str, Check] = {
     "match_on": match_on,
     "filters": filters,
     "max_age": age,
     "repeat": repeat,
+    "filter_headers": edits("header"),
+    "filter_query_parameters": edits("query"),
+    "filter_post_data_parameters": edits("post"),
+    "ignore_hosts": hosts,
+    "ignore_localhost": localhost,
 }
 
 
@@ -179,7 +244,7 @@ def _check_options(given: Mapping[str, Any], place: str) -> None:
 def _check_cassette(given: Mapping[str, Any], place: str) -> None:
     for key, check in _CASSETTE.items():
         if given.get(key) is not None:
-            check(given[key], place)
+            check(given[key], f"{place}, {key}" if key in VCR_OPTIONS else place)
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:

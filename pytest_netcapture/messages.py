@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
+from pytest_netcapture.fault_messages import CutAll, GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.mock_messages import (
     GetCalls,
@@ -275,6 +275,7 @@ Request: TypeAlias = (
     | SavePackets
     | SetMock
     | SetFault
+    | CutAll
     | GetSchedule
     | GetCalls
     | GetUnused

@@ -15,7 +15,10 @@ import pytest
 
 
 class Option(NamedTuple):
-    """One option. `kind`: flag, list, path or choice; `choices` are what a choice may be."""
+    """One option. `kind`: flag, list, path, text, words or choice.
+
+    `choices` are what a choice may be; words, separated by commas, may be left out: then all.
+    """
 
     name: str
     kind: str
@@ -76,6 +79,15 @@ OPTIONS = (
         *("full", "recorded"),
     ),
     Option("packets", "flag", "keep each test's packets, for netcapture.save"),
+    Option("chaos", "words", "each test again for each recorded exchange and fault", "KINDS"),
+    Option(
+        "chaos-expect",
+        "list",
+        "what a test is to do under a fault: fail, survive or any (repeatable)",
+        "KIND=EXPECTED",
+    ),
+    Option("chaos-wait", "text", "how long a test may take under a fault; default: 10s", "TIME"),
+    Option("chaos-report", "path", "write the matrix as one HTML file", "FILE"),
     Option("strict", "flag", "a cassette's unused interactions fail the test"),
 )
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -96,6 +108,7 @@ def _add_option(group: Any, parser: pytest.Parser, option: Option) -> None:
     arguments: dict[str, Any] = {
         "flag": {"action": "store_true"},
         "list": {"action": "append", "metavar": option.metavar},
+        "words": {"nargs": "?", "const": "all", "metavar": option.metavar},
     }.get(option.kind, {"metavar": option.metavar})
     group.addoption(option.flag, dest=option.dest, default=None, help=option.help, **arguments)
     # Flags are strings to pytest, whose own error for a bad one is a traceback.

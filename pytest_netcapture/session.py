@@ -25,7 +25,7 @@ from pytest_netcapture import forkserver, grounds
 from pytest_netcapture.answering import Answering
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, UsageError
-from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
+from pytest_netcapture.fault_messages import CutAll, GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.grounds import Ground
 from pytest_netcapture.launch import Launched, launch, launch_on
@@ -184,6 +184,10 @@ class TestScope:
         if not self._faults:
             return []
         return self._session.channel.ask(GetSchedule(self.id), Schedule)[0].lines
+
+    def cut(self) -> None:
+        """Reset the connections that the test has left, so that nothing waits for them."""
+        self._session.channel.ask(CutAll(self.id), Done)
 
     def stop_answering(self) -> None:
         """Wait for the thread that runs callables; the engine has closed its end."""

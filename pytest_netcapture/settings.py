@@ -80,11 +80,24 @@ class HostPattern(msgspec.Struct, frozen=True):
         return fnmatchcase(name.lower().rstrip("."), self.host)
 
 
+class Edit(msgspec.Struct, frozen=True, array_like=True):
+    """What a request's field becomes before it is recorded or looked up; None: it is left out.
+
+    `place`: header, query or post (a field of a form, or of a JSON object).
+    """
+
+    place: str
+    name: str
+    value: str | None = None
+
+
 class Filters(msgspec.Struct, frozen=True):
     """What to scrub besides the defaults, and what to keep in spite of them; names, any case.
 
-    `masks` are regular expressions over what a client says in a protocol that is not decoded: what
-    they find (their groups, if they have any) is not compared.
+    `ignore` names what is not compared as the report of a miss does: `query.nonce`,
+    `headers.x-date`, `body.items[*].id`; `*` stands for anything. `masks` are regular expressions
+    over what a client says in a protocol that is not decoded: what they find (their groups, if they
+    have any) is not compared.
     """
 
     headers: tuple[str, ...] = ()
@@ -94,6 +107,7 @@ class Filters(msgspec.Struct, frozen=True):
     values: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
 
 class CassetteUse(msgspec.Struct, frozen=True):
@@ -106,6 +120,9 @@ class CassetteUse(msgspec.Struct, frozen=True):
     filters: Filters = Filters()
     max_age: int = 0
     """Seconds; 0 means no limit."""
+    edits: tuple[Edit, ...] = ()
+    ignored_hosts: tuple[HostPattern, ...] = ()
+    """Their traffic is live, and not recorded."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -137,6 +154,8 @@ MATCHERS = (
     "body",
     "json",
     "form",
+    "raw_body",
+    "uri",
     "url",
 )
 REDIRECTORS = ("auto", "tproxy", "tun", "seccomp")

@@ -20,6 +20,14 @@ import pytest
 
 from pytest_netcapture import markers
 from pytest_netcapture.cassette_names import cassette_path
+from pytest_netcapture.chaos.names import (
+    NAMES,
+    WAIT,
+    Plan,
+    parse_expectation,
+    parse_kinds,
+    parse_wait,
+)
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.options import BY_KEY, OPTIONS, Option
 from pytest_netcapture.settings import (
@@ -93,6 +101,31 @@ class Sources:
             given, self._cassette(item, given, {**(fixture or {}), **(cassette or {})})
         )
 
+    def chaos_for(self, item: pytest.Item | None = None) -> Plan:
+        """Return what a chaos run does to one test, or to any. Raises `UsageError`."""
+        marked = _from_markers(item)[0] if item is not None else {}
+        given = [self._line]
+        given += [Source(MARKER, marked, self._base)] if marked else []
+        given.append(self._ini)
+        if "chaos" not in self._line.values and "chaos" not in self._ini.values:
+            return Plan()
+        kinds: tuple[str, ...] = NAMES
+        for source in given:  # a marker chooses among the kinds of the run
+            if "chaos" in source.values and (source is not self._ini or kinds == NAMES):
+                only = parse_kinds(source.values["chaos"], source.where("chaos"))
+                kinds = tuple(kind for kind in kinds if kind in only)
+        listed = reversed(_listed(given, "chaos_expect"))
+        wait = next((s for s in given if "chaos_wait" in s.values), None)
+        return Plan(
+            kinds,
+            dict(parse_expectation(text, s.where("chaos_expect")) for text, s in listed),
+            parse_wait(wait.values["chaos_wait"], wait.where("chaos_wait")) if wait else WAIT,
+        )
+
+    def chaos_report(self) -> str:
+        """Return the file that a chaos run writes, "" for none."""
+        return _path([self._line, self._ini], "chaos_report")
+
     def shares(self, item: pytest.Item) -> bool:
         """Tell whether a test's cassette has a name of its author's choice."""
         return "name" in (_from_markers(item)[1] or {})
@@ -133,6 +166,17 @@ class Sources:
             )
             if key in values
         }
+        rest["edits"] = tuple(
+            edit
+            for place, key in (
+                ("header", "filter_headers"),
+                ("query", "filter_query_parameters"),
+                ("post", "filter_post_data_parameters"),
+            )
+            for edit in markers.edits(place)(values.get(key, ()), where)
+        )
+        rest["ignored_hosts"] = markers.hosts(values.get("ignore_hosts", ()), where)
+        rest["ignored_hosts"] += markers.localhost(values.get("ignore_localhost", False), where)
         mode = _one(given, "record_mode") or ("none" if _is_ci() else "once")
         path = cassette_path(item, values.get("name"), folder)
         return CassetteUse(path, RecordMode(mode), **rest)

@@ -135,7 +135,7 @@ class DnsServer:
     def _is_given(self, scope: Scope, name: str) -> bool:
         mapped = any(m.from_host == name for m in scope.settings.map_host)
         known = scope.plays and scope.cassette is not None and name in scope.cassette.hosts
-        return mapped or (known and not scope.records)
+        return mapped or (known and not scope.records and not scope.ignores((name,), "", 0))
 
     @staticmethod
     def _give(flow: DnsFlow, addresses: dict[str, str]) -> None:

@@ -10,8 +10,11 @@ Proved by tests/engine/test_faults.py.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pytest_netcapture.engine.attribution import TCP
 from pytest_netcapture.engine.damage import Damage, Http1Body, Http2Data, everything
@@ -22,7 +25,7 @@ from pytest_netcapture.engine.layers.layer import Decision, Later, Play
 from pytest_netcapture.engine.mocks import response_of
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.fault_messages import FaultKind
-from pytest_netcapture.flows import Flow, FlowError, HttpFlow, Origin, TcpFlow, UdpFlow
+from pytest_netcapture.flows import Flow, FlowError, Headers, HttpFlow, Origin, TcpFlow, UdpFlow
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Connection, Plan
@@ -77,6 +80,8 @@ class Faulting:
     ) -> Decision | Later:
         """Strike an exchange, or let it go on."""
         connection.mend()
+        if scope.faults.closes_after(flow):
+            go_on = self._closing(go_on)
         delay, ending, spoilt = 0, None, False
         for fault in scope.faults:
             if not (fault.in_exchange and fault.criteria.matches(flow)):
@@ -134,6 +139,20 @@ class Faulting:
 
         self._engine.loop.call_later(delay / 1e9, due)
         return later
+
+    @staticmethod
+    def _closing(go_on: Decided) -> Decided:
+        """Have an answer that is played be the last on its connection (HTTP/1.1)."""
+
+        def act() -> Decision | Later:
+            decision = go_on()
+            if isinstance(decision, Play) and decision.response is not None:
+                fields = [*decision.response.headers.fields, ("Connection", "close")]
+                response = msgspec.structs.replace(decision.response, headers=Headers(fields))
+                decision = dataclasses.replace(decision, response=response)
+            return decision
+
+        return act
 
     def _end(self, connection: Connection, flow: HttpFlow, fault: LiveFault) -> Decision | Later:
         if fault.kind is FaultKind.STATUS:

@@ -44,6 +44,7 @@ class LiveFault:
         self._struck = 0
         self._turns: dict[str, dict[object, int]] = {}
         self._of_name: dict[str, list[bool]] = {}
+        self._exchanges = 0
 
     @property
     def in_exchange(self) -> bool:
@@ -54,6 +55,18 @@ class LiveFault:
     def needs_no_server(self) -> bool:
         before = self.kind is FaultKind.RESET and self.message.size is None
         return before or self.kind in _NEEDS_NO_SERVER
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether exchanges that are to go first have not been made yet."""
+        return self._exchanges < self.message.after_exchanges
+
+    def is_last_before(self, flow: Flow) -> bool:
+        """Count an exchange that goes first; tell whether it was the last such."""
+        if not self.waits or self.target.reaches((flow.host,), flow.port) is Reach.NO:
+            return False
+        self._exchanges += 1
+        return not self.waits
 
     def strikes(self) -> bool:
         """Take the next chance."""
@@ -109,6 +122,13 @@ class Faults:
     def add(self, message: SetFault) -> None:
         self._all.append(LiveFault(message))
 
+    def _ready(self) -> Iterator[LiveFault]:
+        return (fault for fault in self if not fault.waits)
+
+    def closes_after(self, flow: Flow) -> bool:
+        """Count an exchange; tell whether a fault strikes the connection after its own."""
+        return sum(fault.is_last_before(flow) for fault in self) > 0
+
     @property
     def in_exchanges(self) -> bool:
         return any(fault.in_exchange for fault in self)
@@ -119,17 +139,17 @@ class Faults:
 
     def connecting(self, flow: TcpFlow | UdpFlow) -> LiveFault | None:
         """Return the fault that a new connection meets."""
-        may = (f for f in self if f.message.at_connect and f.criteria.matches(flow))
+        may = (f for f in self._ready() if f.message.at_connect and f.criteria.matches(flow))
         name = f"{flow.host}:{flow.port}"
         return next((f for f in may if f.strikes_one_of(name, flow.address)), None)
 
     def handshake(self, flow: TcpFlow) -> LiveFault | None:
         """Return the fault that TLS meets."""
-        may = (f for f in self if f.kind is FaultKind.TLS and f.criteria.matches(flow))
+        may = (f for f in self._ready() if f.kind is FaultKind.TLS and f.criteria.matches(flow))
         return next((fault for fault in may if fault.strikes()), None)
 
     def question(self, flow: DnsFlow) -> LiveFault | None:
-        may = (f for f in self if f.kind is FaultKind.DNS and f.criteria.matches(flow))
+        may = (f for f in self._ready() if f.kind is FaultKind.DNS and f.criteria.matches(flow))
         return next((fault for fault in may if fault.strikes_one_of(flow.name, flow.type)), None)
 
     def reach(self, hosts: tuple[str, ...], port: int) -> Reach:

@@ -381,7 +381,8 @@ class Engine:
             self.scopes.problem(scope, pipeline.after_the_end(flow, scope))
             return Verdict.REFUSE
         cassette = scope.cassette
-        if cassette is not None and scope.plays:
+        ignored = scope.ignores(plan.names, address, port)
+        if cassette is not None and scope.plays and not ignored:
             error = cassette.connection_error(
                 plan.names[0] if plan.names else address, plan.names, address, port
             )
@@ -541,7 +542,8 @@ class Engine:
         if scope is not None:
             if isinstance(flow, (HttpFlow, RawFlow, ServiceFlow)):
                 scope.memory += _in_memory(flow)
-            if scope.records and flow.origin is Origin.LIVE and not _left_alone(flow):
+            recorded = scope.records and flow.origin is Origin.LIVE and not _left_alone(flow)
+            if recorded and not _is_ignored(scope, flow):
                 assert scope.cassette is not None
                 scope.cassette.record(flow)
                 scope.counts.recorded += 1
@@ -623,6 +625,10 @@ def _in_memory(flow: HttpFlow | RawFlow | ServiceFlow) -> int:
     if isinstance(flow, RawFlow):
         return len(flow.outgoing.data) + len(flow.incoming.data)
     return len(flow.request.body.data) + (len(flow.response.body.data) if flow.response else 0)
+
+
+def _is_ignored(scope: Scope, flow: AnyFlow) -> bool:
+    return scope.ignores((flow.host,), flow.address[0] if flow.address else "", flow.port)
 
 
 def _left_alone(flow: AnyFlow) -> bool:

@@ -101,6 +101,8 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
     """Decide on one exchange: the first that applies."""
     if scope.sealed:
         return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
+    if scope.ignores((flow.request.host,), address, flow.request.port):
+        return _forward(scope, flow, address)
     cassette = scope.cassette
     if cassette is not None and scope.plays:
         found = cassette.play_http(flow.request)
@@ -123,7 +125,8 @@ def decide_service(
     if scope.sealed:
         return Deny(Origin.UNMATCHED), None if quiet else after_the_end(flow, scope)
     cassette = scope.cassette
-    if cassette is not None and scope.plays and not scope.records:
+    ignored = scope.ignores((flow.host,), address, flow.port)
+    if cassette is not None and scope.plays and not scope.records and not ignored:
         found = cassette.play_service(flow)
         if isinstance(found, Miss):
             return Deny(Origin.UNMATCHED), None if quiet else unmatched(flow, found)
@@ -141,7 +144,8 @@ def decide_early(
     if scope.sealed:
         return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
     cassette = scope.cassette
-    if cassette is None or not scope.plays:
+    ignored = scope.ignores((flow.request.host,), address, flow.request.port)
+    if cassette is None or not scope.plays or ignored:
         return _forward(scope, flow, address)
     found = cassette.begin_http(flow.request)
     if found is None:
@@ -178,7 +182,7 @@ def decide_dns(
     if scope.sealed:
         return None, after_the_end(flow, scope)
     cassette = scope.cassette
-    if cassette is not None and scope.plays:
+    if cassette is not None and scope.plays and not scope.ignores((flow.name,), "", 0):
         found = cassette.play_dns(flow.name, flow.type, flow.server, flow.transport)
         if not isinstance(found, Miss):
             scope.counts.played += 1

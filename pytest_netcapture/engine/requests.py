@@ -10,11 +10,12 @@ import msgspec
 
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.store import Cassette
+from pytest_netcapture.engine.connection import Connection
 from pytest_netcapture.engine.control import Answer
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.engine.scopes import Scope
 from pytest_netcapture.errors import CassetteError, NetcaptureError
-from pytest_netcapture.fault_messages import GetSchedule, Schedule, SetFault
+from pytest_netcapture.fault_messages import CutAll, GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Origin, Problem, RawFlow, WebSocketFlow
 from pytest_netcapture.messages import (
     Abandon,
@@ -81,6 +82,7 @@ class Requests:
             Publish: self._publish,
             SetMock: self._set_mock,
             SetFault: self._set_fault,
+            CutAll: self._cut_all,
             GetSchedule: self._schedule,
             GetCalls: self._calls,
             GetUnused: self._unused,
@@ -223,6 +225,12 @@ class Requests:
 
     def _set_fault(self, request: SetFault) -> Answer:
         self._engine.scopes.get(request.scope).faults.add(request)
+        return Done(), ()
+
+    def _cut_all(self, request: CutAll) -> Answer:
+        for connection in list(self._engine.connections):
+            if isinstance(connection, Connection) and connection.scope.id == request.scope:
+                connection.cut("reset")
         return Done(), ()
 
     def _schedule(self, request: GetSchedule) -> Answer:

@@ -57,6 +57,13 @@ class Scope:
         """Tell whether a connection may be accepted without a server, for mocks or faults."""
         return max(self.mocks.reach(hosts, port), self.faults.reach(hosts, port))
 
+    def ignores(self, names: tuple[str, ...], address: str, port: int) -> bool:
+        """Tell whether the traffic with a host (port 0: its name) is live, whatever is recorded."""
+        use = self.settings.cassette
+        return use is not None and any(
+            pattern.matches(names, address, port or pattern.port) for pattern in use.ignored_hosts
+        )
+
     def reach_of_name(self, name: str) -> Reach:
         """Tell whether a name may be that of a host without a server."""
         return max(self.mocks.names(name), self.faults.names(name))
