@@ -23,7 +23,7 @@ from typing import Protocol
 
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.errors import EnvironmentProblem
-from pytest_netcapture.messages import Begun, Moved, Ready, SeccompOptions
+from pytest_netcapture.messages import Begun, EbpfOptions, Moved, Ready, SeccompOptions
 from pytest_netcapture.sandbox import (
     capabilities,
     kernel,
@@ -41,7 +41,7 @@ ENGINE_CAPS = (
     kernel.CAP_NET_RAW,
     kernel.CAP_SYS_PTRACE,
 )
-AUTO, SECCOMP = "auto", "seccomp"
+AUTO, SECCOMP, EBPF = "auto", "seccomp", "ebpf"
 PAGE = "docs/redirectors.md"
 NOTICE = "netcapture: no namespaces"
 _TICK_NS = 10_000_000
@@ -60,6 +60,7 @@ class Ground(Protocol):
     notes: tuple[str, ...]
     uncovered: tuple[tuple[str, str], ...]
     seccomp: SeccompOptions | None
+    ebpf: EbpfOptions | None
     descriptors: tuple[int, ...]
     """What the engine is to inherit."""
     mounts: bool
@@ -94,6 +95,7 @@ class NamespaceGround:
     """Network namespaces, a private mount table, and the capability to change between them."""
 
     seccomp: SeccompOptions | None = None
+    ebpf: EbpfOptions | None = None
     descriptors: tuple[int, ...] = ()
 
     def __init__(self) -> None:
@@ -142,18 +144,45 @@ class NamespaceGround:
         namespaces.enter_network(self._home)
 
 
-class SeccompGround:
+class _MachineGround:
+    """What grounds without namespaces have in common: moves are told."""
+
+    _channel: Channel
+    _home: int
+
+    def __init__(self, notice: str, *, mounts: bool = False) -> None:
+        self.uncovered: tuple[tuple[str, str], ...] = ()
+        self.notes: tuple[str, ...] = (notice,) if notice else ()
+        self.mounts = mounts
+        self.seccomp: SeccompOptions | None = None
+        self.ebpf: EbpfOptions | None = None
+        self.descriptors: tuple[int, ...] = ()
+        self.known: list[int] = []
+
+    def keep(self, begun: Begun, descriptors: list[int]) -> None:
+        """Do nothing: a place has no descriptor."""
+
+    def enter(self, namespace: int) -> None:
+        tick = _clock(_BOOTTIME) // _TICK_NS
+        self._channel.tell(Moved(namespace, tick, processes.last_pid()))
+
+    def go_home(self) -> None:
+        self.enter(self._home)
+
+    def _set_variables(self, ready: Ready, directory: str) -> dict[str, str]:
+        """Return the variables by which clients trust us, where nothing can be mounted."""
+        found = trust_variables.install(ready.ca_pem, directory=directory, environ=os.environ)
+        self.uncovered = found.failed
+        return found.environment
+
+
+class SeccompGround(_MachineGround):
     """The machine itself, its network calls supervised by the engine."""
 
     def __init__(self, reason: str = "", *, mounts: bool = False) -> None:
         """`reason`: why not namespaces."""
-        self.uncovered: tuple[tuple[str, str], ...] = ()
-        self.notes: tuple[str, ...] = (_notice(reason, mounts=mounts),)
-        self.mounts = mounts
+        super().__init__(_notice(reason, mounts=mounts), mounts=mounts)
         self._witness = ctypes.create_string_buffer(os.urandom(16), 16)
-        self.seccomp: SeccompOptions | None = None
-        self.descriptors: tuple[int, ...] = ()
-        self.known: list[int] = []
 
     def prepare(self) -> None:
         from pytest_netcapture.redirect import seccomp_abi
@@ -188,28 +217,44 @@ class SeccompGround:
             report, variables = _mount_trust(ready, directory, places)
             self.uncovered = report.failed
         else:
-            found = trust_variables.install(ready.ca_pem, directory=directory, environ=os.environ)
-            variables, self.uncovered = found.environment, found.failed
+            variables = self._set_variables(ready, directory)
         listener = seccomp_filter.install(sockets=ready.makes_sockets)
         seccomp_listener.hand_over(listener, self._handover)
         self._handover.close()
         return variables
 
-    def keep(self, begun: Begun, descriptors: list[int]) -> None:
-        """Do nothing: a place has no descriptor."""
 
-    def enter(self, namespace: int) -> None:
-        tick = _clock(_BOOTTIME) // _TICK_NS
-        self._channel.tell(Moved(namespace, tick, processes.last_pid()))
+class EbpfGround(_MachineGround):
+    """The machine itself, what chosen processes connect to diverted to the engine."""
 
-    def go_home(self) -> None:
-        self.enter(self._home)
+    def __init__(self, targets: tuple[str, ...], cgroup: str, *, keeps: bool) -> None:
+        """`targets`: rules, `cgroup`: to whose processes they are limited (`EbpfOptions`)."""
+        super().__init__("" if keeps else _notice("", mounts=False))
+        self.ebpf = EbpfOptions(targets, cgroup, keeps)
+
+    def prepare(self) -> None:
+        """Do nothing: the engine says what is missing."""
+
+    @contextmanager
+    def spawning(self) -> Iterator[None]:
+        yield
+
+    def furnish(
+        self, channel: Channel, ready: Ready, descriptors: list[int], directory: str
+    ) -> dict[str, str]:
+        del descriptors
+        self._channel, self._home = channel, ready.namespace
+        return self._set_variables(ready, directory)
 
 
 def choose(redirector: str) -> Ground:
     """Enter what the option allows, namespaces first. Raises `EnvironmentProblem`."""
     if redirector == SECCOMP:
         return _prepared(SeccompGround())
+    if redirector == EBPF:
+        from pytest_netcapture.sandbox import cgroups
+
+        return EbpfGround((str(os.getpid()),), cgroups.own(), keeps=False)
     try:
         return _prepared(NamespaceGround())
     except EnvironmentProblem as refused:
@@ -239,6 +284,8 @@ def prepare_workers(redirector: str) -> str:
     Return "" when `lend_capabilities` lets them have namespaces, else what is different without.
     """
     reason = ""
+    if redirector == EBPF:
+        return _notice("", mounts=False)
     if redirector != SECCOMP:
         try:
             namespaces.enter_user_namespace()

@@ -229,12 +229,15 @@ class Session:
         self.pid = os.getpid()
 
     @classmethod
-    def start(cls, settings: Settings) -> Session:
-        """Enter the sandbox. Raises `EnvironmentProblem` with the exact reason and cure."""
+    def start(cls, settings: Settings, ground: Ground | None = None) -> Session:
+        """Enter the sandbox. Raises `EnvironmentProblem` with the exact reason and cure.
+
+        `ground`: another than what the settings ask for.
+        """
         sweep_stale()
         roots = list(trust.original_roots(os.environ))
         servers = resolver.nameservers()
-        ground = grounds.choose(settings.redirector)
+        ground = ground or grounds.choose(settings.redirector)
         runtime = RuntimeDirectory.create()
         try:
             return cls._start(settings, ground, runtime, roots, servers)
@@ -268,6 +271,7 @@ class Session:
             nameservers=servers,
             upstream=os.environ.get(UPSTREAM_VARIABLE, "any"),
             seccomp=ground.seccomp,
+            ebpf=ground.ebpf,
         )
         log = os.path.join(runtime.path, "engine.log")
         with contextlib.closing(theirs), ground.spawning():
@@ -281,6 +285,11 @@ class Session:
         session._watch_environment()
         session.go_home()
         return session
+
+    @property
+    def directory(self) -> str:
+        """Return the session's private directory."""
+        return self._runtime.path
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ MATCHERS = (
     "form",
     "url",
 )
-REDIRECTORS = ("auto", "tproxy", "tun", "seccomp")
+REDIRECTORS = ("auto", "tproxy", "tun", "seccomp", "ebpf")
 
 
 def parse_pattern(text: str, where: str) -> HostPattern:
