@@ -60,6 +60,10 @@ class Group:
         with open(f"{self.path}/cgroup.procs", "w") as file:
             file.write("0")
 
+    def command(self, *command):
+        """Return a command that runs another one in it."""
+        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs"; exec "$@"', self.path, *command]
+
     def pids(self):
         with open(f"{self.path}/cgroup.procs") as file:
             return [int(line) for line in file]
@@ -78,6 +82,8 @@ class Group:
             for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
             try:
                 os.rmdir(self.path)
                 return
