@@ -179,9 +179,9 @@ def _child(function, group, writer):
 class Lab(SinkLab):
     """A redirector that captures in `group`; `rules` as `netcapture local` has them."""
 
-    def __init__(self, rules="", *, capture_loopback=False):
+    def __init__(self, rules="", *, capture_loopback=False, group=None):
         super().__init__()
-        self.group = Group()
+        self.group = group or Group()
         self._streams = []
         self._thread.start()
         self.places = {}
