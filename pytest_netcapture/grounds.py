@@ -23,7 +23,7 @@ from pytest_netcapture.sandbox import capabilities, kernel, namespaces
 
 if TYPE_CHECKING:
     from pytest_netcapture.channel import Channel
-    from pytest_netcapture.messages import Begun, Ready, SeccompOptions
+    from pytest_netcapture.messages import Begun, EbpfOptions, Ready, SeccompOptions
     from pytest_netcapture.sandbox import trust
 
 ENGINE_CAPS = (
@@ -32,7 +32,7 @@ ENGINE_CAPS = (
     kernel.CAP_NET_RAW,
     kernel.CAP_SYS_PTRACE,
 )
-AUTO, SECCOMP = "auto", "seccomp"
+AUTO, SECCOMP, EBPF = "auto", "seccomp", "ebpf"
 PAGE = "docs/redirectors.md"
 NOTICE = "netcapture: no namespaces"
 
@@ -43,6 +43,7 @@ class Ground(Protocol):
     notes: tuple[str, ...]
     uncovered: tuple[tuple[str, str], ...]
     seccomp: SeccompOptions | None
+    ebpf: EbpfOptions | None
     descriptors: tuple[int, ...]
     """What the engine is to inherit."""
     mounts: bool
@@ -77,6 +78,7 @@ class NamespaceGround:
     """Network namespaces, a private mount table, and the capability to change between them."""
 
     seccomp: SeccompOptions | None = None
+    ebpf: EbpfOptions | None = None
     descriptors: tuple[int, ...] = ()
 
     def __init__(self) -> None:
@@ -132,9 +134,14 @@ class NamespaceGround:
 def choose(redirector: str) -> Ground:
     """Enter what the option allows, namespaces first. Raises `EnvironmentProblem`."""
     if redirector == SECCOMP:
-        from pytest_netcapture.seccomp_ground import SeccompGround
+        from pytest_netcapture.machine_grounds import SeccompGround
 
         return _prepared(SeccompGround())
+    if redirector == EBPF:
+        from pytest_netcapture.machine_grounds import EbpfGround
+        from pytest_netcapture.sandbox import cgroups
+
+        return EbpfGround((str(os.getpid()),), cgroups.own(), keeps=False)
     try:
         return _prepared(NamespaceGround())
     except EnvironmentProblem as refused:
@@ -145,7 +152,7 @@ def choose(redirector: str) -> Ground:
 
 def instead(refused: EnvironmentProblem, tried: Ground | None = None) -> Ground:
     """Return the ground for where another is `refused`; raise that if there is none."""
-    from pytest_netcapture.seccomp_ground import SeccompGround
+    from pytest_netcapture.machine_grounds import SeccompGround
 
     if isinstance(tried, SeccompGround):
         raise refused
@@ -166,6 +173,8 @@ def prepare_workers(redirector: str) -> str:
     Return "" when `lend_capabilities` lets them have namespaces, else what is different without.
     """
     reason = ""
+    if redirector == EBPF:
+        return notice("", mounts=False)
     if redirector != SECCOMP:
         try:
             namespaces.enter_user_namespace()
@@ -175,7 +184,7 @@ def prepare_workers(redirector: str) -> str:
             if redirector != AUTO or isinstance(refused, namespaces.Stranded):
                 raise
             reason = refused.message
-    from pytest_netcapture.seccomp_ground import find_ancestor
+    from pytest_netcapture.machine_grounds import find_ancestor
 
     find_ancestor()
     return notice(reason, mounts=False)

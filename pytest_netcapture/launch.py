@@ -51,7 +51,6 @@ class Launched:
 
 def launch(redirector: str) -> Launched:
     """Enter the sandbox and start an engine there. Raises `EnvironmentProblem` with the cure."""
-    sweep_stale()
     ground = grounds.choose(redirector)
     try:
         return launch_on(ground)
@@ -63,6 +62,7 @@ def launch(redirector: str) -> Launched:
 
 def launch_on(ground: grounds.Ground) -> Launched:
     """Start an engine for a ground that is prepared. Raises `EnvironmentProblem`."""
+    sweep_stale()
     with contextlib.ExitStack() as made:  # undone unless all of it is
         runtime = RuntimeDirectory.create()
         made.callback(runtime.remove)

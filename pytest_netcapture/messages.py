@@ -47,6 +47,17 @@ class SeccompOptions(msgspec.Struct, frozen=True):
     """Who looks for the engine, if it must not (redirect/seccomp_ancestor.py)."""
 
 
+class EbpfOptions(msgspec.Struct, frozen=True):
+    """Whom the redirector `ebpf` captures."""
+
+    targets: tuple[str, ...]
+    """Rules (redirect/ebpf_targets.py); none: everything."""
+    cgroup: str
+    """The control group to whose processes that is limited."""
+    keeps: bool = False
+    """Targets are not ours to end."""
+
+
 class EngineOptions(msgspec.Struct, frozen=True):
     """What the engine is told on its command line."""
 
@@ -63,6 +74,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     """`loopback` forbids the engine to dial any other address."""
     seccomp: SeccompOptions | None = None
     """The redirector is seccomp, else what `settings` say."""
+    ebpf: EbpfOptions | None = None
 
 
 class Ready(msgspec.Struct, tag=True):

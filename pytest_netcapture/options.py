@@ -58,7 +58,7 @@ OPTIONS = (
     _choice(
         "redirector",
         "how packets reach the engine; default: auto",
-        *("auto", "tproxy", "tun", "seccomp"),
+        *("auto", "tproxy", "tun", "seccomp", "ebpf"),
     ),
     Option("passthrough", "list", "never decrypt these (repeatable)", "PATTERN"),
     Option("map-host", "list", "dial TO for FROM, host or host:port each (repeatable)", "FROM=TO"),

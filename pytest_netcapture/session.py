@@ -258,6 +258,7 @@ class Session:
             nameservers=servers,
             upstream=os.environ.get(UPSTREAM_VARIABLE, "any"),
             seccomp=ground.seccomp,
+            ebpf=ground.ebpf,
         )
         launched.reap()
         launched.tell(msgspec.msgpack.encode(options))
@@ -270,6 +271,11 @@ class Session:
         session._watch_environment()
         session.go_home()
         return session
+
+    @property
+    def directory(self) -> str:
+        """Return the session's private directory."""
+        return self._runtime.path
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ MATCHERS = (
     "uri",
     "url",
 )
-REDIRECTORS = ("auto", "tproxy", "tun", "seccomp")
+REDIRECTORS = ("auto", "tproxy", "tun", "seccomp", "ebpf")
 
 
 def parse_pattern(text: str, where: str) -> HostPattern:

@@ -149,6 +149,9 @@ class FlowTable:
         """End all flows: the next client's are its own, though it may have the same port."""
         self.expire(max((f.deadline for f in self._flows.values()), default=0))
 
+    def clients(self) -> set[Address]:
+        return {client for client, _ in self._flows}
+
     def next_deadline(self) -> int | None:
         return min((f.deadline for f in self._flows.values()), default=None)
 

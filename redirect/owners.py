@@ -20,7 +20,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -103,16 +103,23 @@ class Owners:
 
     def inode(self, namespace: int, protocol: int, client: Address, server: Address) -> int:
         """Return the inode of the client's socket; `protocol` is IPPROTO_TCP or IPPROTO_UDP."""
+        return self.identity(namespace, protocol, client, server)[0]
+
+    def identity(
+        self, namespace: int, protocol: int, client: Address, server: Address
+    ) -> tuple[int, int]:
+        """Return the inode and the cookie (SO_COOKIE) of the client's socket."""
         request = sockdiag.encode_exact(protocol, client, server)
         with self._lock:
             conn = self._sockets.get(namespace)
             if conn is None:
-                return 0
+                return 0, 0
             try:
                 conn.send(request)
-                return sockdiag.parse_inode(conn.recv(4096))
+                answer = conn.recv(4096)
             except OSError:
-                return 0
+                return 0, 0
+        return sockdiag.parse_inode(answer), sockdiag.parse_cookie(answer)
 
     def find_process(self, inode: int, hints: Sequence[int], root_pid: int) -> Process:
         return processes.find_process(inode, hints, root_pid)
@@ -125,18 +132,25 @@ class Owners:
                 return 0
             return sum(self._count(conn, request) for request in _DUMPS)
 
-    def _count(self, conn: socket.socket, request: bytes) -> int:
-        left = 0
-        try:
+    def peer_ports(self, namespace: int, family: int) -> set[int]:
+        """Return the ports that UDP sockets of a family are connected to."""
+        with self._lock:
+            conn = self._sockets.get(namespace)
+            if conn is None:
+                return set()
+            request = sockdiag.encode_dump(family, socket.IPPROTO_UDP)
+            return {found.peer_port for found in self._dump(conn, request)}
+
+    def _dump(self, conn: Any, request: bytes) -> Iterator[sockdiag.Found]:
+        with suppress(OSError):
             conn.send(request)
             while True:
                 data = conn.recv(65536)
-                left += sum(
-                    1
-                    for found in sockdiag.parse_sockets(data)
-                    if found.inode and found.mark != k.ENGINE_MARK
-                )
+                yield from sockdiag.parse_sockets(data)
                 if sockdiag.is_last(data):
-                    return left
-        except OSError:
-            return left
+                    return
+
+    def _count(self, conn: Any, request: bytes) -> int:
+        return sum(
+            1 for found in self._dump(conn, request) if found.inode and found.mark != k.ENGINE_MARK
+        )

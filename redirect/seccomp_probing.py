@@ -20,6 +20,7 @@ from pytest_netcapture.redirect import seccomp_ancestor, seccomp_filter
 from pytest_netcapture.redirect.base import Support
 from pytest_netcapture.redirect.seccomp_listener import Listener, hand_over, receive
 from pytest_netcapture.redirect.seccomp_memory import OwnMemory, own_memory, unreadable
+from pytest_netcapture.redirect.seccomp_routes import has_ipv6
 from pytest_netcapture.redirect.seccomp_sending import read_name
 from pytest_netcapture.redirect.seccomp_sockets import Sockets
 
@@ -96,7 +97,7 @@ def _try() -> Support:
         reason, _, cure = told.partition("\0")
         return _no(reason or "the supervised process said nothing", cure)
     notes += [] if duplicates else [_NO_DUPLICATES]
-    notes += [] if _has_ipv6() else [_NO_IPV6]
+    notes += [] if has_ipv6() else [_NO_IPV6]
     return Support(NAME, available=True, notes=tuple(notes))
 
 
@@ -149,15 +150,6 @@ def _supervise(listener: Listener, process: int) -> bool:
 def _may_duplicate(memory: OwnMemory, process: int, descriptor: int) -> bool:
     try:
         os.close(memory.duplicate(process, descriptor))
-    except OSError:
-        return False
-    return True
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
     except OSError:
         return False
     return True

@@ -46,6 +46,16 @@ def is_many(host: str) -> bool:
     return host == "255.255.255.255" or ipaddress.ip_address(host).is_multicast
 
 
+def has_ipv6() -> bool:
+    """Tell whether there is ::1."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def _connected(server: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     sock = socket.socket(family, _FLAGS)

@@ -30,6 +30,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from pytest_netcapture.redirect.base import Address, Connecting, Sink, StreamOpened, Verdict
+from pytest_netcapture.redirect.meeting import FLAGS, ended, is_ready, meet, reusable
 from pytest_netcapture.redirect.seccomp_listener import Listener, Notification
 from pytest_netcapture.redirect.seccomp_sockets import (
     Sockets,
@@ -43,13 +44,11 @@ HOLD = 0.003
 HOLD_BLOCKING = 0.9
 """Seconds that a call is kept waiting for an answer: event loops must not notice."""
 
-_HANDSHAKE_MS = 1000
 _FORGET_CLOSET = 140.0
 """Seconds: longer than a kernel tries to connect (tcp_syn_retries)."""
 
 _LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _ERRNO = {Verdict.REFUSE: errno.ECONNREFUSED, Verdict.UNREACHABLE: errno.EHOSTUNREACH}
-_FLAGS = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,7 +74,7 @@ class Door:
     """A listener of ours on loopback, for connections that are accepted at once."""
 
     def __init__(self, family: int) -> None:
-        self._listener = socket.socket(family, _FLAGS)
+        self._listener = socket.socket(family, FLAGS)
         try:
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._listener.bind((_LOOPBACK[family], 0))
@@ -92,7 +91,7 @@ class Door:
         if number not in {0, errno.EINPROGRESS}:
             return None
         port = theirs.getsockname()[1]
-        while _is_ready(self._listener, select.POLLIN):
+        while is_ready(self._listener, select.POLLIN):
             try:
                 ours, client = self._listener.accept()
             except OSError:
@@ -112,8 +111,8 @@ class Closet:
 
     def __init__(self, family: int) -> None:
         self._family = family
-        self._listener = _reusable(family)
-        self._guest = socket.socket(family, _FLAGS)
+        self._listener = reusable(family)
+        self._guest = socket.socket(family, FLAGS)
         try:
             self._listener.bind((_LOOPBACK[family], 0))
             self._listener.listen(0)
@@ -125,18 +124,7 @@ class Closet:
 
     def open(self, client: Address) -> socket.socket | None:
         """Complete the connect of `client`, and return our end; None if it is not there now."""
-        ours = _reusable(self._family)
-        try:
-            ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            ours.bind(self.address)
-            ours.connect_ex(client)
-            if _is_ready(ours, select.POLLOUT):
-                ours.getpeername()
-                return ours
-        except OSError:
-            pass
-        ours.close()
-        return None
+        return meet(self.address, client)
 
     def close(self) -> None:
         """Whoever still is under way is refused at its next attempt."""
@@ -259,7 +247,7 @@ class _Attempt:
         else:
             assert self._theirs is not None
             ours = self._streams.doors[self._family].connect(self._theirs, self._mapped)
-        opened = StreamOpened(self._caller.place, ours or _ended(), self.client, self._server)
+        opened = StreamOpened(self._caller.place, ours or ended(), self.client, self._server)
         self._streams.sink.stream_opened(opened)
         self._release(connected=True)
 
@@ -302,27 +290,6 @@ class _Attempt:
 
 def _family_of(server: Address) -> int:
     return socket.AF_INET6 if ":" in server[0] else socket.AF_INET
-
-
-def _is_ready(sock: socket.socket, event: int) -> bool:
-    """Wait for what the kernel does by itself, mostly before we ask: a handshake on loopback."""
-    poll = select.poll()
-    poll.register(sock, event)
-    return bool(poll.poll(_HANDSHAKE_MS))
-
-
-def _reusable(family: int) -> socket.socket:
-    sock = socket.socket(family, _FLAGS)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return sock
-
-
-def _ended() -> socket.socket:
-    """Return a connection whose other end has gone."""
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    ours.setblocking(False)
-    return ours
 
 
 def _disconnect(sock: socket.socket) -> None:

@@ -30,6 +30,7 @@ _TAIL = struct.Struct("=IIIII")
 _HEAD_SIZE = 4
 _INODE_AT = k.NLMSG_HEADER.size + _HEAD_SIZE + _ID_SIZE + 16
 _NO_COOKIE = b"\xff" * 8
+_COOKIE_AT = k.NLMSG_HEADER.size + _HEAD_SIZE + _ID_SIZE - 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Found:
     state: int
     inode: int
     mark: int
+    peer_port: int = 0
+    """0 when it is not connected."""
 
 
 def encode_exact(protocol: int, local: Address, remote: Address) -> bytes:
@@ -71,6 +74,13 @@ def parse_inode(data: bytes) -> int:
     return int.from_bytes(data[_INODE_AT : _INODE_AT + 4], sys.byteorder)
 
 
+def parse_cookie(data: bytes) -> int:
+    """Return the cookie (SO_COOKIE) in the answer to an exact query, 0 when it is an error."""
+    if not parse_inode(data):
+        return 0
+    return int.from_bytes(data[_COOKIE_AT : _COOKIE_AT + 8], sys.byteorder)
+
+
 def parse_sockets(data: bytes) -> Iterator[Found]:
     for kind, _, body in netlink.messages(data):
         end = _HEAD_SIZE + _ID_SIZE + _TAIL.size
@@ -81,7 +91,8 @@ def parse_sockets(data: bytes) -> Iterator[Found]:
         for name, value in netlink.attributes(body[end:]):
             if name == k.INET_DIAG_MARK and len(value) >= 4:
                 mark = int.from_bytes(value[:4], sys.byteorder)
-        yield Found(body[1], inode, mark)
+        peer_port = int.from_bytes(body[_HEAD_SIZE + 2 : _HEAD_SIZE + 4], "big")
+        yield Found(body[1], inode, mark, peer_port)
 
 
 def is_last(data: bytes) -> bool:

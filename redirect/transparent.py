@@ -64,7 +64,13 @@ def datagram_sender(family: int) -> socket.socket:
 
 def icmp_sender(family: int) -> socket.socket:
     """Return a raw ICMP or ICMPv6 socket that sends from any address and receives nothing."""
-    protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+    return raw_sender(
+        family, socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+    )
+
+
+def raw_sender(family: int, protocol: int) -> socket.socket:
+    """Return such a socket for any protocol."""
     with _transparent(family, socket.SOCK_RAW, protocol) as conn:
         conn.bind((_address(family)[0], 0))
         return conn

@@ -43,10 +43,10 @@ print(getattr(build, "build_" + sys.argv[1])(sys.argv[2]))
 """
 
 
-def build(kind: str, source: Path, target: Path, stack: str = "skip") -> Path:
+def build(kind: str, source: Path, target: Path, stack: str = "skip", bpf: str = "skip") -> Path:
     """Build a "wheel" or an "sdist" as pip would, without its isolation, which needs a network.
 
-    `stack`: whether the library of `tun` is built (hatch_build.py).
+    `stack`, `bpf`: whether what `tun` and `ebpf` need is built (hatch_build.py).
     """
     target.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
@@ -55,7 +55,7 @@ def build(kind: str, source: Path, target: Path, stack: str = "skip") -> Path:
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"NETCAPTURE_STACK": stack},
+        env=os.environ | {"NETCAPTURE_STACK": stack, "NETCAPTURE_BPF": bpf},
     )
     assert done.returncode == 0, done.stderr
     return target / done.stdout.split()[-1]
@@ -151,14 +151,28 @@ def test_where_there_is_cargo_the_wheel_has_the_stack(wheel, unpacked, folder):
     assert "-py3-none-linux_" in built.name
 
 
+def test_where_there_is_clang_the_wheel_has_the_bpf_object_and_is_for_all_platforms(
+    wheel, unpacked, folder
+):
+    if shutil.which("clang") is None:
+        pytest.skip("needs clang")
+    built = build("wheel", unpacked, folder / "with-bpf", bpf="require")
+    (name,) = set(contents(built)) - set(contents(wheel))
+    assert name == "pytest_netcapture/redirect/capture.bpf.o"
+    assert contents(built)[name][:4] == b"\x7fELF"
+    assert built.name.endswith("-py3-none-any.whl")
+
+
 def test_where_there_is_none_the_wheel_is_pure_unless_it_may_not_be(
     wheel, unpacked, folder, monkeypatch
 ):
     monkeypatch.setenv("PATH", "/nowhere")
-    pure = build("wheel", unpacked, folder / "without-cargo", stack="auto")
+    pure = build("wheel", unpacked, folder / "without-cargo", stack="auto", bpf="auto")
     assert contents(pure) == contents(wheel)
     with pytest.raises(AssertionError, match="cargo is not installed"):
         build("wheel", unpacked, folder / "impossible", stack="require")
+    with pytest.raises(AssertionError, match="clang is not installed"):
+        build("wheel", unpacked, folder / "impossible", bpf="require")
 
 
 def test_nothing_is_imported_under_a_second_name():

@@ -11,6 +11,7 @@ import sys
 import click
 
 from pytest_netcapture.cli.doctor import doctor
+from pytest_netcapture.cli.local import local
 from pytest_netcapture.cli.run import run
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 
@@ -25,6 +26,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(local)
 cli.add_command(doctor)
 
 

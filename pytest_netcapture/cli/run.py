@@ -116,13 +116,14 @@ def run(
         capture_loopback=loopback == "capture",
         redirector=redirector,
         packets=pcap is not None,
-        cassette=_cassette(record, replay),
+        cassette=cassette_use(record, replay),
     )
     ports = [parse_published(text, "--publish") for text in publish]
     return _run(settings, list(program), ports, pcap=pcap, quiet=quiet)
 
 
-def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
+def cassette_use(record: str | None, replay: str | None) -> CassetteUse | None:
+    """Return what --record and --replay ask for. Raises `UsageError`."""
     if record and replay:
         raise UsageError("--record and --replay exclude each other", cure="give one of them")
     if replay:
@@ -163,7 +164,7 @@ def _run(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     ended = threading.Event()
-    lines = threading.Thread(target=_live_lines, args=(scope, ended), daemon=True)
+    lines = threading.Thread(target=live_lines, args=(scope, ended), daemon=True)
     if not quiet:
         lines.start()
     status = child.wait()
@@ -174,7 +175,7 @@ def _run(
         scope.save_packets(os.path.abspath(pcap))
     result = session.end(scope)
     counts = session.close().counts
-    problems = [problem_text(_in_our_terms(problem)) for problem in result.problems]
+    problems = [problem_text(in_our_terms(problem)) for problem in result.problems]
     for text in problems:
         click.echo(text, err=True)
     if not quiet:
@@ -186,7 +187,7 @@ def _run(
     return 1 if problems and status == 0 else status
 
 
-def _live_lines(scope: object, ended: threading.Event) -> None:
+def live_lines(scope: object, ended: threading.Event) -> None:
     """Print each flow once it is complete."""
     from pytest_netcapture.session import TestScope
 
@@ -205,7 +206,7 @@ def _live_lines(scope: object, ended: threading.Event) -> None:
             return
 
 
-def _in_our_terms(problem: Problem) -> Problem:
+def in_our_terms(problem: Problem) -> Problem:
     """Give advice in options of this command, not of pytest."""
     advice = problem.advice
     for pytests, ours in _OPTIONS.items():

@@ -43,6 +43,10 @@ def make(engine: Engine, hopper: Hopper, addresses: tuple[str, ...]) -> Ground:
         from pytest_netcapture.engine.notified import places
 
         return places(engine, options, options.seccomp)
+    if options.ebpf is not None:
+        from pytest_netcapture.engine.diverted import targets
+
+        return targets(engine, options, options.ebpf)
     if options.settings.redirector == TUN:
         return _tun(engine.loop, options, hopper, addresses)
     from pytest_netcapture.redirect.tproxy import TproxyRedirector

@@ -6,7 +6,7 @@ Imported only where it is stood on, so that engines with namespaces start sooner
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_netcapture.engine.attribution import Attribution, KnownOwner, Owner
 from pytest_netcapture.engine.grounds import Ground
@@ -76,10 +76,16 @@ def _check_access(memory: Memory, process: int, seccomp: SeccompOptions) -> bool
     return True
 
 
+class Knowing(Protocol):
+    """A redirector that knows whose a connection is."""
+
+    def owner(self, protocol: int, client: Address) -> tuple[int, int]: ...
+
+
 class NotifiedAttribution(Attribution):
     """Whose a connection is comes with the notification of it."""
 
-    def __init__(self, redirector: SeccompRedirector, test_pid: int) -> None:
+    def __init__(self, redirector: Knowing, test_pid: int) -> None:
         self._host = Owners()
         self._host.attach_here(_HOST)
         super().__init__(self._host, test_pid)

@@ -80,6 +80,16 @@ class PlacePool(Pool):
         self.all.clear()
 
 
+class OpenPool(PlacePool):
+    """For processes that others have started, and that go on without us."""
+
+    def remember(self) -> None:
+        """Do nothing."""
+
+    def end_processes(self, spare: Iterable[int]) -> None:
+        """Do nothing."""
+
+
 def _started_at(pid: int) -> int:
     started = read_start(pid)
     return started.tick if started is not None else -1

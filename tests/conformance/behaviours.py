@@ -64,6 +64,15 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("tun", "after_the_engine_tcp_is_refused"): "network is unreachable",
     ("seccomp", "after_the_engine_tcp_is_refused"): "function not implemented (ENOSYS)",
     ("seccomp", "after_the_engine_udp_is_refused"): "function not implemented (ENOSYS)",
+    ("ebpf", "two_may_listen_on_one_port"): "ports are the machine's",
+    ("ebpf", "ping_is_answered"): "not captured",
+    ("ebpf", "a_socket_bound_to_an_interface_is_captured"): "left alone",
+    ("ebpf", "loopback_falls_outward"): "stays on the machine's own loopback",
+    ("ebpf", "loopback_falls_outward_for_udp"): "stays on the machine's own loopback",
+    ("ebpf", "loopback_of_ipv6_falls_outward_for_udp"): "stays on the machine's own loopback",
+    ("ebpf", "after_the_engine_tcp_fails"): "they reach the real network",
+    ("ebpf", "after_the_engine_tcp_is_refused"): "they reach the real network",
+    ("ebpf", "after_the_engine_udp_is_refused"): "they reach the real network",
 }
 """(redirector, name of the behaviour): what is so instead."""
 

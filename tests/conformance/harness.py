@@ -2,7 +2,8 @@
 
 1. `run` calls a function where it is captured and returns what it returned. Each connection that the
    redirector delivers is given to `serve` in a thread, each datagram flow to `answer` on the loop's.
-2. The labs of tests/redirect do the rest: a namespace for those that need one, the filter for seccomp.
+2. The labs of tests/redirect do the rest: a namespace for those that need one, the filter for seccomp, a
+   control group for ebpf.
 3. `outlived` runs a client whose engine is killed on the way.
 """
 
@@ -21,15 +22,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "redirect"))  # for the labs
 
+import ebpf_lab
 import redirect_lab
 import seccomp_lab
 
-from pytest_netcapture.redirect import seccomp_probing, tproxy
+from pytest_netcapture.redirect import ebpf_probing, plumbing, seccomp_probing, tproxy
 from pytest_netcapture.redirect.base import Verdict
 from pytest_netcapture.redirect.tproxy import TproxyRedirector
 from pytest_netcapture.sandbox import capabilities, kernel
 
-REDIRECTORS = ("tproxy", "tun", "seccomp")
+REDIRECTORS = ("tproxy", "tun", "seccomp", "ebpf")
+PLACED = ("seccomp", "ebpf")
+"""Those that need no namespace."""
+
 LIMIT = 30
 WAIT = redirect_lab.WAIT
 
@@ -38,7 +43,13 @@ def probe(name):
     """Return what the redirector says about this machine."""
     from pytest_netcapture.redirect import tun_probing
 
-    return {"tproxy": tproxy, "tun": tun_probing, "seccomp": seccomp_probing}[name].probe()
+    probing = {
+        "tproxy": tproxy,
+        "tun": tun_probing,
+        "seccomp": seccomp_probing,
+        "ebpf": ebpf_probing,
+    }
+    return probing[name].probe()
 
 
 def echo(stream):
@@ -145,8 +156,47 @@ class _Filter(_Serving, seccomp_lab.Lab):
         self.call(lambda: [redirector.stop() for redirector in self.redirectors])
 
 
+class _Group(_Serving, ebpf_lab.Lab):
+    """ebpf: the client is a child in a control group, which whoever forked us has made.
+
+    Client and engine are in a network of their own, where a server is at every address: it is what clients
+    get when they are not captured.
+    """
+
+    group_of_all = None
+
+    def __init__(self):
+        self.prepare()
+        redirect_lab.unshare(redirect_lab.k.CLONE_NEWNET)
+        plumbing.lay((), plumbing.LINKS, plumbing.first_unprivileged_port())
+        self._real = socket.create_server(("", 8443)), socket.socket(type=socket.SOCK_DGRAM)
+        self._real[1].bind(("", 53))
+        super().__init__(group=_Group.group_of_all)
+
+    def run(self, client):
+        return self.start(client).result()
+
+    elsewhere = run
+
+    def start(self, client, keep=()):
+        del keep
+        return super().start(client)
+
+    def owner(self, protocol, client, server):
+        del server
+        return self.redirector.owner(protocol, client)[1]
+
+    def left_alone(self, syn):
+        return False
+
+    def stop(self):
+        self.call(self.redirector.stop)
+
+
 def make(name):
     """Return a lab for the redirector of that name, in this process."""
+    if name == "ebpf":
+        return _Group()
     if name == "seccomp":
         return _Filter()
     if name == "tproxy":
@@ -159,6 +209,7 @@ def make(name):
 def attempt(name, behaviour):
     """Try a behaviour in a process of its own; return "" or what went wrong."""
     reader, writer = os.pipe()
+    _Group.group_of_all = ebpf_lab.Group() if name == "ebpf" else None
     pid = os.fork()
     if not pid:
         os.close(reader)
@@ -167,13 +218,15 @@ def attempt(name, behaviour):
     os.close(writer)
     told = _read(reader)
     _end(pid)
+    if _Group.group_of_all is not None:
+        _Group.group_of_all.close()
     return pickle.loads(told) if told else f"no word after {LIMIT} s"
 
 
 def _child(name, behaviour, writer):
     told = ""
     try:
-        if os.getuid() and name != "seccomp":
+        if os.getuid() and name not in PLACED:
             redirect_lab.enter_user_namespace()
             capabilities.raise_ambient((kernel.CAP_NET_ADMIN,))
         if behaviour.alone:

@@ -1,6 +1,6 @@
-"""The machine itself as the ground of tests: a seccomp filter tells the engine what they call.
+"""The machine itself as the ground of tests: a seccomp filter, or BPF, leads them to the engine.
 
-Proved by tests/plugin/test_seccomp.py.
+Proved by tests/plugin/test_seccomp.py and tests/cli/test_local.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.grounds import mount_trust, notice
-from pytest_netcapture.messages import Begun, Moved, Ready, SeccompOptions
+from pytest_netcapture.messages import Begun, EbpfOptions, Moved, Ready, SeccompOptions
 from pytest_netcapture.redirect import (
     seccomp_abi,
     seccomp_ancestor,
@@ -35,18 +35,45 @@ _THREADS_UNDER_YAMA = (
 _clock, _BOOTTIME = time.clock_gettime_ns, getattr(time, "CLOCK_BOOTTIME", 7)
 
 
-class SeccompGround:
+class _MachineGround:
+    """What grounds without namespaces have in common: moves are told."""
+
+    _channel: Channel
+    _home: int
+
+    def __init__(self, note: str, *, mounts: bool = False) -> None:
+        self.uncovered: tuple[tuple[str, str], ...] = ()
+        self.notes: tuple[str, ...] = (note,) if note else ()
+        self.mounts = mounts
+        self.seccomp: SeccompOptions | None = None
+        self.ebpf: EbpfOptions | None = None
+        self.descriptors: tuple[int, ...] = ()
+        self.known: list[int] = []
+
+    def keep(self, begun: Begun, descriptors: list[int]) -> None:
+        """Do nothing: a place has no descriptor."""
+
+    def enter(self, namespace: int) -> None:
+        tick = _clock(_BOOTTIME) // _TICK_NS
+        self._channel.tell(Moved(namespace, tick, processes.last_pid()))
+
+    def go_home(self) -> None:
+        self.enter(self._home)
+
+    def _set_variables(self, ready: Ready, directory: str) -> dict[str, str]:
+        """Return the variables by which clients trust us, where nothing can be mounted."""
+        found = trust_variables.install(ready.ca_pem, directory=directory, environ=os.environ)
+        self.uncovered = found.failed
+        return found.environment
+
+
+class SeccompGround(_MachineGround):
     """The machine itself, its network calls supervised by the engine."""
 
     def __init__(self, reason: str = "", *, mounts: bool = False) -> None:
         """`reason`: why not namespaces."""
-        self.uncovered: tuple[tuple[str, str], ...] = ()
-        self.notes: tuple[str, ...] = (notice(reason, mounts=mounts),)
-        self.mounts = mounts
+        super().__init__(notice(reason, mounts=mounts), mounts=mounts)
         self._witness = ctypes.create_string_buffer(os.urandom(16), 16)
-        self.seccomp: SeccompOptions | None = None
-        self.descriptors: tuple[int, ...] = ()
-        self.known: list[int] = []
 
     def prepare(self) -> None:
         seccomp_abi.machine()
@@ -77,22 +104,34 @@ class SeccompGround:
             report, variables = mount_trust(ready, directory, places)
             self.uncovered = report.failed
         else:
-            found = trust_variables.install(ready.ca_pem, directory=directory, environ=os.environ)
-            variables, self.uncovered = found.environment, found.failed
+            variables = self._set_variables(ready, directory)
         listener = seccomp_filter.install(sockets=ready.makes_sockets)
         seccomp_listener.hand_over(listener, self._handover)
         self._handover.close()
         return variables
 
-    def keep(self, begun: Begun, descriptors: list[int]) -> None:
-        """Do nothing: a place has no descriptor."""
 
-    def enter(self, namespace: int) -> None:
-        tick = _clock(_BOOTTIME) // _TICK_NS
-        self._channel.tell(Moved(namespace, tick, processes.last_pid()))
+class EbpfGround(_MachineGround):
+    """The machine itself, what chosen processes connect to diverted to the engine."""
 
-    def go_home(self) -> None:
-        self.enter(self._home)
+    def __init__(self, targets: tuple[str, ...], cgroup: str, *, keeps: bool) -> None:
+        """`targets`: rules, `cgroup`: to whose processes they are limited (`EbpfOptions`)."""
+        super().__init__("" if keeps else notice("", mounts=False))
+        self.ebpf = EbpfOptions(targets, cgroup, keeps)
+
+    def prepare(self) -> None:
+        """Do nothing: the engine says what is missing."""
+
+    @contextmanager
+    def spawning(self) -> Iterator[None]:
+        yield
+
+    def furnish(
+        self, channel: Channel, ready: Ready, descriptors: list[int], directory: str
+    ) -> dict[str, str]:
+        del descriptors
+        self._channel, self._home = channel, ready.namespace
+        return self._set_variables(ready, directory)
 
 
 def find_ancestor() -> tuple[str, str]:

@@ -1,0 +1,143 @@
+"""`netcapture local [SPEC]...`: programs that run already, or that others start, on this machine.
+
+1. Nothing is restarted, and nothing is changed but that the kernel diverts what targets connect to;
+   that ends with this command, however it ends.
+2. Ctrl-C or SIGTERM ends it: what was recorded is saved, a summary printed. Status 1 when traffic
+   was not well (blocked, or not on the cassette).
+3. Who is named, and what it takes: redirect/ebpf_targets.py, docs/local-mode.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+
+import click
+import msgspec
+
+from pytest_netcapture.cli.run import cassette_use, in_our_terms, live_lines
+from pytest_netcapture.report.problem import problem_text
+from pytest_netcapture.report.receipt import Receipt
+from pytest_netcapture.settings import Settings, check_ca_file, parse_mapping, parse_pattern
+
+_ENVIRONMENT = "environment.sh"
+
+
+@click.command()
+@click.option("--record", metavar="FILE", help="Record to this cassette, replacing what it holds.")
+@click.option("--replay", metavar="FILE", help="Answer from this cassette only; no network.")
+@click.option("--block", is_flag=True, help="No network but what is allowed.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="PATTERN",
+    help="Allow a host, *.host, CIDR, host:port, loopback.",
+)
+@click.option("--passthrough", multiple=True, metavar="PATTERN", help="Never decrypt these.")
+@click.option(
+    "--map-host", multiple=True, metavar="FROM=TO", help="Dial TO for connections to FROM."
+)
+@click.option(
+    "--upstream-ca", multiple=True, metavar="FILE", help="More roots to trust upstream (PEM)."
+)
+@click.option(
+    "--loopback", type=click.Choice(["leave", "capture"]), default="leave", show_default=True
+)
+@click.option(
+    "--cgroup",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Only processes of this control group, and of those below it.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
+@click.argument("spec", nargs=-1)
+def local(
+    *,
+    record: str | None,
+    replay: str | None,
+    block: bool,
+    allow: Sequence[str],
+    passthrough: Sequence[str],
+    map_host: Sequence[str],
+    upstream_ca: Sequence[str],
+    loopback: str,
+    cgroup: str | None,
+    quiet: bool,
+    spec: Sequence[str],
+) -> int:
+    """Capture programs that are running, or that anybody starts, until Ctrl-C.
+
+    SPEC names them: curl, 1234 (and what these start), !curl (all but). Without any: everything.
+    Needs root.
+
+    Example: netcapture local --record api.cassette curl,1234
+    """
+    from pytest_netcapture.redirect.ebpf_targets import parse
+
+    parse(spec)
+    settings = Settings(
+        block=block,
+        allow=tuple(parse_pattern(p, "--allow") for p in allow),
+        passthrough=tuple(parse_pattern(p, "--passthrough") for p in passthrough),
+        map_host=tuple(parse_mapping(m, "--map-host") for m in map_host),
+        upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in upstream_ca),
+        capture_loopback=loopback == "capture",
+        redirector="ebpf",
+        cassette=cassette_use(record, replay),
+    )
+    return _capture(settings, tuple(spec), cgroup, quiet=quiet)
+
+
+def _capture(
+    settings: Settings, targets: tuple[str, ...], cgroup: str | None, *, quiet: bool
+) -> int:
+    from pytest_netcapture.launch import launch_on
+    from pytest_netcapture.machine_grounds import EbpfGround
+    from pytest_netcapture.sandbox import cgroups
+    from pytest_netcapture.session import Session
+
+    before = dict(os.environ)
+    ground = EbpfGround(targets, cgroup or cgroups.root(), keeps=True)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    session = Session.start(msgspec.structs.replace(settings, cassette=None), launch_on(ground))
+    scope = session.begin("netcapture local", settings)
+    if not quiet:
+        for note in session.notes:
+            click.echo(note, err=True)
+        script = _write_environment(session.directory, before)
+        what = ", ".join(targets) or "everything"
+        click.echo(f"netcapture: capturing {what}; Ctrl-C ends it", err=True)
+        click.echo(f"netcapture: what you start after `. {script}` trusts its CA", err=True)
+    lines = threading.Thread(target=live_lines, args=(scope, stop), daemon=True)
+    if not quiet:
+        lines.start()
+    while not stop.wait(1):
+        session.check_engine()
+    if not quiet:
+        lines.join(2)
+    result = session.end(scope)
+    counts = session.close().counts
+    for problem in result.problems:
+        click.echo(problem_text(in_our_terms(problem)), err=True)
+    if not quiet:
+        receipt = Receipt.from_dict(msgspec.structs.asdict(result.counts))
+        click.echo(receipt + Receipt.from_dict(msgspec.structs.asdict(counts)), err=True)
+    return 1 if result.problems else 0
+
+
+def _write_environment(directory: str, before: Mapping[str, str]) -> str:
+    """Write what a shell reads to make its programs trust us; return the file."""
+    path = os.path.join(directory, _ENVIRONMENT)
+    set_now = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(
+            f"export {name}={shlex.quote(value)}\n"
+            for name, value in sorted(set_now.items())
+            if not name.startswith("NETCAPTURE_")
+        )
+    return path
