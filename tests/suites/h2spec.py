@@ -14,9 +14,7 @@ import tempfile
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(CHECKOUT / "benchmarks"))
-
-from server import NAME, nginx
+sys.path.insert(0, str(CHECKOUT / "benchmarks"))  # for its server
 
 MODULE = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"
 SECONDS = "5"
@@ -35,6 +33,8 @@ def build(folder: str) -> str:
 
 
 def main() -> int:
+    from server import NAME, nginx
+
     with tempfile.TemporaryDirectory(prefix="h2spec-") as folder:
         os.chmod(folder, 0o755)  # nginx's worker may be another user
         program = build(folder)
