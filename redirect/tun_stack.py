@@ -35,7 +35,10 @@ _LONGEST = _RECORD.size + (1 << 16)
 _MAPPED = bytes(10) + b"\xff\xff"
 _SYNC_TIMEOUT = 2.0
 _ABSENT = "tun: its library has not been built"
-_CURE = "install Rust 1.91 or later (rustup.rs), then reinstall: pip install --force-reinstall"
+_CURE = (
+    "install Rust 1.91 or later (rustup.rs), then reinstall: "
+    "pip install --force-reinstall --no-cache-dir pytest-netcapture"
+)
 
 
 class Event(IntEnum):
@@ -121,7 +124,7 @@ def library() -> tuple[Any, Any]:
     if version != VERSION:
         raise EnvironmentProblem(
             f"tun: its library has version {version} of the interface, not {VERSION}",
-            cure="reinstall pytest-netcapture: " + _CURE,
+            cure=_CURE,
             slug="docs/limits.md#tun",
         )
     return ffi, lib

@@ -156,7 +156,7 @@ def conclusion(diagnosis: Diagnosis) -> str:
 
 def _line(ok: bool, name: str, reason: str, cure: str) -> None:
     mark = click.style("ok", fg="green") if ok else click.style("no", fg="red")
-    first, *more = reason.splitlines() or [""]
+    first, *more = reason.removeprefix(f"{name}: ").splitlines() or [""]
     click.echo(f"  {mark}   {name}" + (f": {first}" if first else ""))
     for line in more:
         click.echo(f"         {line}")
