@@ -73,7 +73,7 @@ def test_a_cause_is_named_with_its_cure_and_what_is_used_instead(
     assert [r["available"] for r in found["redirectors"]] == [False, False, True]
 
 
-NO_NFTABLES = "  no   tproxy: tproxy: the kernel has no nftables"
+NO_NFTABLES = "  no   tproxy: the kernel has no nftables"
 
 
 @pytest.mark.live
@@ -91,7 +91,7 @@ def test_without_a_tun_device_either_seccomp_does() -> None:
     done = ask(way="neither")
     assert done.returncode == 0, done.stdout + done.stderr
     assert NO_NFTABLES in done.stdout
-    assert "  no   tun: tun: cannot open /dev/net/tun: No such file or directory\n" in done.stdout
+    assert "  no   tun: cannot open /dev/net/tun: No such file or directory\n" in done.stdout
     assert "       cure: modprobe tun (as root, once); in a container: --device" in done.stdout
     assert "works here, by seccomp instead of tproxy" in done.stdout
 
@@ -113,7 +113,7 @@ def test_what_yama_changes_is_said() -> None:
 def test_where_nothing_works_the_status_is_3() -> None:
     done = ask(way="nothing")
     assert done.returncode == 3, done.stdout
-    assert "  no   seccomp: seccomp: no filter can be installed: ENOSYS" in done.stdout
+    assert "  no   seccomp: no filter can be installed: ENOSYS" in done.stdout
     assert "pytest --netcapture does not work here yet" in done.stdout
     found = asked("nothing")
     assert (found["works"], found["redirector"]) == (False, None)
