@@ -2,8 +2,8 @@
 
 1. A request is its length, the numbers of its call and version, a number that its answer has again,
    and who the client is. An answer is its length, that number, and what the call's version says.
-2. Of what follows are read: the topics of Metadata, the records of Produce, the mechanism of
-   SaslHandshake. Versions from `FLEXIBLE` on write lengths as varints, plus one.
+2. Of what follows are read: the topics of Metadata, the records of Produce, offsets of Fetch, the
+   mechanism of SaslHandshake. Versions from `FLEXIBLE` on write lengths as varints, plus one.
 3. Records are read in batches of version 2 (Kafka 0.11), plain or compressed with gzip.
 """
 
@@ -103,6 +103,30 @@ def topics(one: Request) -> list[str]:
         if one.version >= 10:
             fields.take(16)
         found.append(fields.text())
+        fields.tags()
+    return found
+
+
+def positions(one: Request) -> list[str]:
+    """Return from where Fetch wants news: `topic/partition@offset`, as far as it says it anew."""
+    fields = _Reader(one.body, flexible=one.flexible)
+    fields.tags()
+    if one.version < 15:
+        fields.take(4)
+    fields.take(8 + (4 if one.version >= 3 else 0) + (1 if one.version >= 4 else 0))
+    if one.version >= 7:
+        fields.take(8)
+    found = []
+    for _ in range(fields.count()):
+        topic = fields.take(16).hex() if one.version >= 13 else fields.text()
+        for _ in range(fields.count()):
+            partition = fields.number(4)
+            if one.version >= 9:
+                fields.take(4)
+            found.append(f"{topic}/{partition}@{fields.number(8)}")
+            rest = (4 if one.version >= 12 else 0) + (8 if one.version >= 5 else 0)
+            fields.take(rest + 4)
+            fields.tags()
         fields.tags()
     return found
 

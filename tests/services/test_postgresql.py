@@ -264,6 +264,40 @@ def test_pgx(shop: Service, server: Running, builder: Builder) -> None:
     shop.play(passed=1)
 
 
+SHARED = """
+import psycopg, pytest
+
+pytestmark = pytest.mark.cassette(*NAMES)
+
+@pytest.fixture(scope="session")
+def db():
+    with psycopg.connect(f"host={HOST} user=app dbname=shop", autocommit=True) as connection:
+        connection.execute("CREATE TABLE shared (n int)")
+        yield connection
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(db, number):
+    assert db.execute("SELECT %s::int", (number,)).fetchone() == (number,)
+"""
+
+
+def test_a_connection_of_a_wider_fixture_is_found_on_a_cassette_that_its_tests_share(
+    shop: Service, server: Running
+) -> None:
+    write(shop, SHARED, NAMES=("shop",))
+    shop.record(server, passed=4)
+    shop.play(passed=4)
+    shop.play("-k", "2", passed=1)
+
+
+def test_else_only_the_first_test_can_play_it(shop: Service, server: Running) -> None:
+    write(shop, SHARED, NAMES=())
+    shop.record(server, passed=4)
+    shop.play("-k", "0", passed=1)
+    lone = shop.play("-k", "2", errors=1).stdout.str()
+    assert 'one cassette: @pytest.mark.cassette("name")' in lone
+
+
 ONE = """
 import psycopg, pytest
 

@@ -5,8 +5,8 @@
 2. A record that is produced is an exchange of its own, of the step "message": how a client packs
    them into requests depends on time. The request is of the step "connect", as are all that may be
    said more often, or with what a group or a session has made up: their content does not count.
-3. Fetch is played in the recorded order, whoever asks. After the last there is nothing new, told
-   after a while, as a broker does.
+3. A Fetch is told from others by the offsets that it says anew. Where there is none there is
+   nothing new, told after a while, as a broker does.
 4. Logins by PLAIN are kept without their content. What logs in otherwise is relayed.
 """
 
@@ -29,6 +29,7 @@ from pytest_netcapture.kafka_messages import (
     Request,
     Splitter,
     mechanism,
+    positions,
     produced,
     request,
     topics,
@@ -80,6 +81,8 @@ class Kafka(Dialect):
         flow.form, flow.notes["client"] = str(one.version), one.client.encode()
         if one.call == METADATA:
             flow.values = [name.encode() for name in topics(one)]
+        elif one.call == FETCH:
+            flow.values = [place.encode() for place in positions(one)]
         elif one.call == SASL_HANDSHAKE:
             flow.values = [mechanism(one).encode()]
             if flow.values != [b"PLAIN"]:

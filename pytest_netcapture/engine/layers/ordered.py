@@ -167,7 +167,9 @@ class OrderedLayer(Ends):
 
     def _play(self, flow: ServiceFlow, decision: object) -> None:
         recorded = decision.exchange if isinstance(decision, Play) else None
-        ready = self._dialect.unrecorded(flow) if recorded is None else None
+        ready = None
+        if recorded is None or (recorded.error is not None and self._dialect.pause(flow)):
+            ready = self._dialect.unrecorded(flow)
         if ready is not None:
             flow.answer, flow.origin = ready, Origin.PLAYED
             self._context.record(flow)

@@ -15,7 +15,7 @@ from playbook import Playbook, talk_unchanged
 from pytest_netcapture.engine.layers.layer import Deny, Play
 from pytest_netcapture.engine.layers.opening import OpeningLayer
 from pytest_netcapture.flows import Origin
-from pytest_netcapture.kafka_messages import Record, Splitter, produced, request, topics
+from pytest_netcapture.kafka_messages import Record, Splitter, positions, produced, request, topics
 from pytest_netcapture.unreadable import Unreadable
 
 PRODUCE, FETCH, METADATA, HEARTBEAT = 0, 1, 3, 12
@@ -128,15 +128,38 @@ def test_compression_that_is_not_read_is_a_message_without_its_content() -> None
     assert play.recorded[-1].values == [None, b"(1 records, zstd)"]  # type: ignore[union-attr]
 
 
+def fetch(offset: int, version: int = 11, number: int = 7) -> bytes:
+    body = struct.pack(">iiiibii", -1, 500, 1, 1 << 20, 0, 0, 0) + struct.pack(">i", 1)
+    body += string("orders") + struct.pack(">iiiqqi", 1, 0, 0, offset, -1, 1 << 20)
+    return asked(FETCH, body + struct.pack(">i", 0) + string(""), version, number)
+
+
+def test_a_fetch_is_told_from_others_by_its_offset() -> None:
+    play = live().client(fetch(3)).server(told(b"later")).client(fetch(0, number=8))
+    play.server(told(b"first", 8))
+    assert play.flow.values == [b"orders/0@0"]
+    played = replayed(play).client(fetch(0, number=31)).expect_client(told(b"first", 31))
+    played.client(fetch(3, number=32)).expect_client(told(b"later", 32))
+    played.client(fetch(4, number=33)).expect_client(b"")
+
+
+def test_a_fetch_whose_client_went_away_is_one_without_news() -> None:
+    play = live().client(fetch(0))
+    play.client_reset()
+    played = replayed(play).client(fetch(0, number=31)).expect_client(b"")
+    assert "reset" not in played.names
+    assert len(played.timers) == 1
+
+
 def test_after_the_last_fetch_there_is_nothing_new_and_what_follows_waits() -> None:
-    play = live().client(asked(FETCH, b"?", version=11)).server(told(b"records"))
-    played = replayed(play).client(asked(FETCH, b"!", version=11, number=31))
+    play = live().client(fetch(0)).server(told(b"records"))
+    played = replayed(play).client(fetch(0, number=31))
     played.expect_client(told(b"records", 31))
-    played.client(asked(FETCH, b"!", version=11, number=32) + asked(METADATA, bytes(4), number=33))
+    played.client(fetch(0, number=32) + asked(METADATA, bytes(4), number=33))
     assert "reset" in played.names
     played = replayed(play.client(asked(METADATA, bytes(4), number=8)).server(told(b"brokers", 8)))
-    played.client(asked(FETCH, b"!", version=11, number=31)).take_client()
-    played.client(asked(FETCH, b"!", version=11, number=32) + asked(METADATA, bytes(4), number=33))
+    played.client(fetch(0, number=31)).take_client()
+    played.client(fetch(0, number=32) + asked(METADATA, bytes(4), number=33))
     played.expect_client(b"")
     [(seconds, go_on)] = played.timers
     assert seconds > 0
@@ -215,7 +238,7 @@ def test_records_are_read_as_they_were_written(records: Any, how: int) -> None:
     assert produced(request(sent[4:])) == (1, [Record("orders", 0, *one) for one in records] * 2)
 
 
-@given(st.binary(max_size=80), st.integers(0, 13), st.sampled_from([PRODUCE, METADATA]))
+@given(st.binary(max_size=80), st.integers(0, 13), st.sampled_from([PRODUCE, FETCH, METADATA]))
 def test_anything_is_read_or_refused(data: bytes, version: int, call: int) -> None:
     for whole in (data, asked(call, data, version)[4:]):
         with contextlib.suppress(Unreadable):
@@ -224,6 +247,8 @@ def test_anything_is_read_or_refused(data: bytes, version: int, call: int) -> No
             produced(request(whole))
         with contextlib.suppress(Unreadable):
             topics(request(whole))
+        with contextlib.suppress(Unreadable):
+            positions(request(whole))
 
 
 NOISE = st.lists(
