@@ -37,6 +37,11 @@ _BOUNDARY = re.compile(rb'(?i)boundary="?([^"\s;]{6,70})')
 _STATES = frozenset(("greeting", "connect", "prepare"))
 _CANDIDATES, _CLOSE, _LOOKED_AT = 2000, 8, 400
 _AGAIN = "record it again with --netcapture-record-mode=rewrite: a session is played as a whole"
+_SHARED = (
+    "was it recorded by another test, that used a wider fixture first? Give tests that share it "
+    'one cassette: @pytest.mark.cassette("name"). Else record it again with '
+    "--netcapture-record-mode=rewrite"
+)
 _TEXT = 200
 
 
@@ -95,7 +100,8 @@ class ServiceShelf:
             reason = f"only a volatile value differs: {names} ({', '.join(sorted(volatile))})"
             advice = 'match_on without "body" leaves the values out of the comparison'
             return Miss(MissKind.VOLATILE, reason, nearest, found, advice)
-        return Miss(MissKind.NEVER, "never recorded", nearest, found, _AGAIN)
+        advice = _SHARED if flow.step in _STATES else _AGAIN
+        return Miss(MissKind.NEVER, "never recorded", nearest, found, advice)
 
     def compare_sent(self, recorded: ServiceFlow, flow: ServiceFlow) -> Miss | None:
         """Compare what was sent when told to go on, of a recording that was found before."""

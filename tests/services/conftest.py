@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for real_servers and service_lab
 sys.path.insert(0, str(Path(__file__).parent.parent / "plugin"))  # for plugin_lab
+sys.path.insert(0, str(Path(__file__).parent.parent / "clients"))  # for building
 
+from building import Builder, shared_directory
 from service_lab import Service
+
+
+@pytest.fixture(scope="session")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    directory = tmp_path_factory.getbasetemp()
+    return Builder(shared_directory(directory, os.environ.get("PYTEST_XDIST_WORKER")))
 
 
 @pytest.fixture

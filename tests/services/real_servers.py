@@ -251,6 +251,34 @@ def memcached() -> Iterator[Running]:
 
 
 @contextlib.contextmanager
+def kafka(host: str) -> Iterator[Running]:
+    """Apache Kafka, one broker that is its own controller; its clients know it as `host`:9092.
+
+    `NETCAPTURE_KAFKA` is the folder of its jars.
+    """
+    jars, port, inner = os.environ.get("NETCAPTURE_KAFKA", ""), free_port(), free_port()
+    if not jars:
+        pytest.skip("not in CI: NETCAPTURE_KAFKA names no folder with Kafka's jars")
+    java = [program("java"), "-Xmx400m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
+    with workplace(None) as folder:
+        settings = folder / "server.properties"
+        settings.write_text(
+            "process.roles=broker,controller\nnode.id=1\n"
+            f"controller.quorum.voters=1@127.0.0.1:{inner}\n"
+            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{inner}\n"
+            f"advertised.listeners=PLAINTEXT://{host}:9092\n"
+            "controller.listener.names=CONTROLLER\n"
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
+            f"log.dirs={folder}/data\noffsets.topic.replication.factor=1\n"
+            "group.initial.rebalance.delay.ms=0\noffsets.topic.num.partitions=1\n"
+        )
+        words = ["format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c", str(settings)]
+        subprocess.run([*java, "kafka.tools.StorageTool", *words], check=True, capture_output=True)
+        with running([*java, "kafka.Kafka", str(settings)], folder, port) as server:
+            yield server
+
+
+@contextlib.contextmanager
 def rabbitmq() -> Iterator[Running]:
     """RabbitMQ with the user guest; with a port mapper (epmd) of its own, which ends with it."""
     server_program = program("rabbitmq-server", "usr/lib/rabbitmq/bin/rabbitmq-server")

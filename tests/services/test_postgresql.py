@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from building import Builder
 from real_servers import PASSWORD, Running, postgresql, program
 from service_lab import Service
 
@@ -238,6 +239,63 @@ def test_jdbc_and_psql(shop: Service, server: Running, tmp_path: Path) -> None:
     write(shop, JDBC, PATH=f"{jar}:{tmp_path}")
     shop.record(server, passed=2)
     shop.play(passed=2)
+
+
+PGX = """
+import subprocess, pytest
+
+@pytest.mark.cassette
+def test_it(netcapture):
+    url = f"postgres://app:{PASSWORD}@{HOST}/shop?sslmode=disable&pool_max_conns={CONNECTIONS}"
+    done = subprocess.run([SHOP, url], capture_output=True, text=True, timeout=50)
+    lines = ["item 0", "item 1", "item 2", "2 copied", "5 rows", "42P01", ""]
+    assert done.stdout.split("\\n") == lines, done.stderr
+    inserted = netcapture.sql.filter(statement__contains="INSERT")
+    assert sorted(f.parameters for f in inserted) == [[n, f"item {n}", n / 2] for n in range(6)]
+"""
+
+
+def test_pgx(shop: Service, server: Running, builder: Builder) -> None:
+    """Go's driver prepares, pipelines and copies by a protocol of its own making."""
+    names = {"SHOP": str(builder.go_module(PROGRAMS / "pgxgo")), "PASSWORD": PASSWORD}
+    write(shop, PGX, CONNECTIONS=4, **names)
+    shop.record(server, passed=1)
+    write(shop, PGX, CONNECTIONS=2, **names | {"PASSWORD": "any-other-word"})
+    shop.play(passed=1)
+
+
+SHARED = """
+import psycopg, pytest
+
+pytestmark = pytest.mark.cassette(*NAMES)
+
+@pytest.fixture(scope="session")
+def db():
+    with psycopg.connect(f"host={HOST} user=app dbname=shop", autocommit=True) as connection:
+        connection.execute("CREATE TABLE shared (n int)")
+        yield connection
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(db, number):
+    assert db.execute("SELECT %s::int", (number,)).fetchone() == (number,)
+"""
+
+
+def test_a_connection_of_a_wider_fixture_is_found_on_a_cassette_that_its_tests_share(
+    shop: Service, server: Running
+) -> None:
+    write(shop, SHARED, NAMES=("shop",))
+    shop.record(server, passed=4)
+    shop.play(passed=4)
+    shop.play("-k", "2", passed=1)
+
+
+def test_else_only_the_first_test_can_play_it(shop: Service, server: Running) -> None:
+    write(shop, SHARED, NAMES=())
+    shop.record(server, passed=4)
+    shop.play("-k", "0", passed=1)
+    lone = shop.play("-k", "2", errors=1).stdout.str()
+    assert 'one cassette: @pytest.mark.cassette("name")' in lone
 
 
 ONE = """

@@ -15,6 +15,7 @@ from pytest_netcapture.engine.layers.amqp import amqp_layer
 from pytest_netcapture.engine.layers.http1 import Http1Layer
 from pytest_netcapture.engine.layers.http2 import Http2Layer
 from pytest_netcapture.engine.layers.http2_frames import FRAME_HEAD, begins_like_a_server
+from pytest_netcapture.engine.layers.kafka import kafka_layer
 from pytest_netcapture.engine.layers.layer import Context, Ignoring, Layer
 from pytest_netcapture.engine.layers.memcached import begins_like_memcached, memcached_layer
 from pytest_netcapture.engine.layers.mysql import MysqlLayer, greets_like_mysql
@@ -41,6 +42,7 @@ PROTOCOLS: dict[Guess, Callable[[Context], Layer]] = {
     Guess.MEMCACHED: memcached_layer,
     Guess.AMQP: amqp_layer,
     Guess.MONGODB: _mongodb_layer,
+    Guess.KAFKA: kafka_layer,
 }
 
 PATIENCE = 1.0

@@ -70,6 +70,10 @@ class Dialect:
         """Return how to answer on replay what needs no recording; None for what does."""
         return None
 
+    def pause(self, _flow: ServiceFlow) -> float:
+        """Return after how many seconds that is said, as a server would that waits for news."""
+        return 0.0
+
     def greeting(self) -> Asked | None:
         """Return what is answered before a client asks: that it has connected."""
         return None
@@ -105,7 +109,7 @@ class OrderedLayer(Ends):
         self._pending: deque[Asked] = deque()
         self._waiting: list[ServiceFlow] = []
         self._out: list[bytes] = []
-        self._over = False
+        self._over = self._paused = False
         self.place = notices.place_of(context)
 
     def begin(self) -> None:
@@ -163,10 +167,13 @@ class OrderedLayer(Ends):
 
     def _play(self, flow: ServiceFlow, decision: object) -> None:
         recorded = decision.exchange if isinstance(decision, Play) else None
-        ready = self._dialect.unrecorded(flow) if recorded is None else None
+        ready = None
+        if recorded is None or (recorded.error is not None and self._dialect.pause(flow)):
+            ready = self._dialect.unrecorded(flow)
         if ready is not None:
             flow.answer, flow.origin = ready, Origin.PLAYED
             self._context.record(flow)
+            self._pause(self._dialect.pause(flow))
             self._out.append(ready)
             return
         if not isinstance(decision, Play) or recorded is None:
@@ -225,12 +232,25 @@ class OrderedLayer(Ends):
                 flow.origin = Origin.PLAYED
                 self._context.begin(flow)
                 self._context.record(flow)
-            if self._out:
+            if self._out or self._paused:
                 self._out.append(unit)
             else:
                 self._context.to_client(unit)
 
+    def _pause(self, seconds: float) -> None:
+        """Let what comes next wait, and all that is said after it."""
+        if seconds and not self._paused:
+            self._flush()
+            self._paused = True
+            self._context.after(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._paused = False
+        self._flush()
+
     def _flush(self) -> None:
+        if self._paused:
+            return
         out, self._out = b"".join(self._out), []
         if out:
             self._context.to_client(out)

@@ -10,7 +10,8 @@
 5. Redis is an array of strings, as all its clients write commands.
 6. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
    with two NULs and has not eight bytes is waited for.
-7. MongoDB is a head whose four numbers fit; no other protocol here begins like one.
+7. MongoDB is a head whose four numbers fit, Kafka a question for versions; no other protocol here
+   begins like one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import struct
 from dataclasses import dataclass
 
+from pytest_netcapture.kafka_messages import begins_like_kafka
 from pytest_netcapture.mongodb_messages import begins_like_mongodb
 
 HELLO_LIMIT = 1 << 16
@@ -71,6 +73,7 @@ class Guess(enum.Enum):
     MEMCACHED = "memcached"
     AMQP = "amqp"
     MONGODB = "mongodb"
+    KAFKA = "kafka"
     UNKNOWN = "unknown"
 
 
@@ -110,6 +113,8 @@ def sniff(data: bytes) -> Guess:
     """Tell what a client speaks that sent `data` first."""
     if not data:
         return Guess.MORE
+    if begins_like_kafka(data):
+        return Guess.KAFKA
     if begins_like_mongodb(data):
         return Guess.MONGODB
     if data[0] == _HANDSHAKE:
