@@ -19,6 +19,7 @@ import download
 import https
 import latency
 import lookup
+import mocks
 import peers
 import redirectors
 import startup
@@ -42,7 +43,11 @@ PARTS: dict[str, Part] = {
     "streams": web.measure_streams,
     "redirectors": redirectors.measure,
 }
-OPTIONAL: dict[str, Part] = {"chaos": chaos.measure, "peers": peers.measure}
+OPTIONAL: dict[str, Part] = {
+    "chaos": chaos.measure,
+    "mocks": mocks.measure,
+    "peers": peers.measure,
+}
 
 
 def main() -> int:
