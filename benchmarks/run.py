@@ -19,6 +19,7 @@ import download
 import https
 import latency
 import lookup
+import mocks
 import peers
 import redirectors
 import slowness
@@ -44,7 +45,11 @@ PARTS: dict[str, Part] = {
     "redirectors": redirectors.measure,
     "slowness": slowness.measure,
 }
-OPTIONAL: dict[str, Part] = {"chaos": chaos.measure, "peers": peers.measure}
+OPTIONAL: dict[str, Part] = {
+    "chaos": chaos.measure,
+    "mocks": mocks.measure,
+    "peers": peers.measure,
+}
 
 
 def main() -> int:

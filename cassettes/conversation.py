@@ -74,6 +74,23 @@ class Conversation:
         return next((m for m in left if m.kind == "close" and not m.sent), None)
 
 
+class MockedConversation(Conversation):
+    """What a mock says on a WebSocket, and awaits; `mock` describes it."""
+
+    def __init__(self, flow: WebSocketFlow, mock: str) -> None:
+        super().__init__(flow, lambda message: message)
+        self._mock = mock
+
+    def said(self, message: WebSocketMessage) -> Miss | None:
+        missed = super().said(message)
+        if missed is None:
+            return None
+        awaited = "is not the one that is awaited" if missed.differences else "is one too many"
+        reason = f"message {self._count} of the client {awaited} by the mock of {self._mock}"
+        advice = 'add ("<", ...) and (">", ...) to the mock as the client says it'
+        return Miss(missed.kind, reason, self._flow, missed.differences, advice)
+
+
 def _pong(message: WebSocketMessage) -> bool:
     return message.kind == "pong"
 

@@ -17,11 +17,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from pytest_netcapture import claims, programs
+from pytest_netcapture import claims, programs, snapshots
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
 from pytest_netcapture.fault_messages import SetFault
 from pytest_netcapture.faults import Fault
@@ -237,6 +237,71 @@ class Netcapture:
             raise UsageError(f"{place}: at most how many?", cure="write a number first")
         _check_count(at_most, f"{place}: at_most")
         _raise(claims.at_once(self._source.flows(), wanted, at_most))
+
+    def assert_encrypted(
+        self,
+        method: Any = None,
+        url: Any = None,
+        /,
+        *,
+        at_least: Literal["1.2", "1.3"] | None = None,
+        **criteria: Any,
+    ) -> None:
+        """Claim that nothing that matches went in plain text, or over TLS before `at_least`.
+
+        Name look-ups and loopback connections that are left alone do not count.
+        """
+        place = "netcapture.assert_encrypted"
+        wanted = Criteria.build(method, url, criteria, place=place)
+        if at_least not in (None, "1.2", "1.3"):
+            cure = 'write "1.2" or "1.3"'
+            raise UsageError(f"{place}: at_least={at_least!r} is no version of TLS", cure=cure)
+        _raise(claims.encrypted(self._source.flows(), wanted, at_least or ""))
+
+    def assert_retried(
+        self,
+        method: Any = None,
+        url: Any = None,
+        /,
+        *,
+        times: int | None = None,
+        at_most: int | None = None,
+        **criteria: Any,
+    ) -> None:
+        """Claim how often matching requests were made again after they had failed.
+
+        A request with the same method and url is a retry when the one before ended with an error,
+        or with status 408, 425, 429 or 5xx. Without numbers: at least once.
+        """
+        place = "netcapture.assert_retried"
+        wanted = Criteria.build(method, url, criteria, place=place, kind=HttpFlow)
+        _check_count(times, f"{place}: times")
+        _check_count(at_most, f"{place}: at_most")
+        if times is not None and at_most is not None:
+            raise UsageError(f"{place}: times and at_most are both given", cure="give one of them")
+        _raise(claims.retried(self._source.flows(), wanted, times, at_most))
+
+    def snapshot(
+        self,
+        method: Any = None,
+        url: Any = None,
+        /,
+        *,
+        headers: Sequence[str] = (),
+        mask: bool = True,
+        **criteria: Any,
+    ) -> list[dict[str, Any]]:
+        """Return the requests that were made as plain data, for `==` or a snapshot library.
+
+        `headers` names those to show. With `mask` values that differ from run to run are replaced
+        by their kind (`<uuid>`, `<date>`), and secrets by `<secret>`.
+        """
+        place = "netcapture.snapshot"
+        if isinstance(headers, str):
+            raise UsageError(f"{place}: headers={headers!r} is no list", cure=f"[{headers!r}]")
+        wanted = Criteria.build(method, url, criteria, place=place, kind=HttpFlow)
+        found = [f for f in self._source.flows() if isinstance(f, HttpFlow) and wanted.matches(f)]
+        return snapshots.snapshot(found, headers, mask)
 
     def assert_no_traffic(self) -> None:
         """Claim that there was no flow of any kind, DNS and loopback included."""

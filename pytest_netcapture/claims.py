@@ -16,7 +16,17 @@ from operator import methodcaller
 from typing import Any
 
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
-from pytest_netcapture.flows import AnyFlow, DnsFlow, Flow, HttpFlow, Origin, ServiceFlow, TcpFlow
+from pytest_netcapture.flows import (
+    AnyFlow,
+    DnsFlow,
+    Flow,
+    HttpFlow,
+    Origin,
+    ServiceFlow,
+    TcpFlow,
+    TlsFailure,
+    UdpFlow,
+)
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.report.mismatch import mismatch_text
 from pytest_netcapture.report.text import count
@@ -99,6 +109,82 @@ def at_once(every: Sequence[AnyFlow], wanted: Criteria, at_most: int) -> Asserti
 
 def _is_under_way(flow: HttpFlow, moment: int) -> bool:
     return flow.started <= moment and (not flow.ended or moment < flow.ended)
+
+
+def encrypted(
+    every: Sequence[AnyFlow], wanted: Criteria, at_least: str
+) -> AssertionMismatch | None:
+    """Claim that what matches was encrypted; look-ups of names and loopback do not count."""
+    flows = [f for f in every if wanted.matches(f) and _may_be_told(f)]
+    plain = [f for f in flows if not _is_encrypted(f)]
+    if plain:
+        claim = f"expected no plaintext, seen {count(len(plain), 'flow')}: {wanted.describe()}"
+        return _mismatch(claim, None, plain, plain)
+    if not at_least:
+        return None
+    old = [f for f in flows if (known := _tls(f)) and _version(known) < _version(at_least)]
+    if old:
+        seen = ", ".join(sorted(set(map(_tls, old))))
+        claim = f"expected TLS {at_least} or later, seen {seen}: {wanted.describe()}"
+        return _mismatch(claim, None, old, old)
+    unseen = [f for f in flows if not _tls(f)]
+    if unseen:
+        claim = f"cannot tell which version of TLS this was: {wanted.describe()}"
+        cure = "these connections were not decoded; take the host out of passthrough"
+        return _mismatch(claim, None, unseen, unseen, cure=cure)
+    return None
+
+
+def retried(
+    every: Sequence[AnyFlow], wanted: Criteria, times: int | None, at_most: int | None
+) -> AssertionMismatch | None:
+    """Claim how often matching requests were made again after they had failed."""
+    exchanges = [f for f in every if isinstance(f, HttpFlow) and wanted.matches(f)]
+    last: dict[tuple[str, str], bool] = {}
+    found = 0
+    for flow in exchanges:
+        key = flow.request.method, flow.url
+        found += last.get(key, False)
+        last[key] = _has_failed(flow)
+    if times is None and (found <= at_most if at_most is not None else found):
+        return None
+    if times is not None and found == times:
+        return None
+    expected = f"at most {_times(at_most)}" if at_most is not None else "at least once"
+    if times is not None:
+        expected = _times(times)
+    claim = f"expected to be retried {expected}, seen {_times(found)}: {wanted.describe()}"
+    return _mismatch(claim, wanted, exchanges, every)
+
+
+def _has_failed(flow: HttpFlow) -> bool:
+    status = flow.response.status if flow.response else 0
+    return flow.error is not None or not status or status >= 500 or status in (408, 425, 429)
+
+
+def _may_be_told(flow: Flow) -> bool:
+    """Tell whether a flow carried what may be read on the way."""
+    if isinstance(flow, (DnsFlow, TlsFailure)) or not is_established(flow):
+        return False
+    return not (isinstance(flow, TcpFlow) and flow.reason == "loopback")
+
+
+def _is_encrypted(flow: Flow) -> bool:
+    if isinstance(flow, HttpFlow):
+        return flow.request.scheme in ("https", "wss")
+    if isinstance(flow, TcpFlow) and (flow.tls or flow.sni):
+        return True
+    return bool(flow.tls_version) or (isinstance(flow, UdpFlow) and "QUIC" in flow.reason)
+
+
+def _tls(flow: Flow) -> str:
+    """Return the version of TLS, "" when it is not known; QUIC has 1.3 (RFC 9001 §4)."""
+    over_quic = isinstance(flow, HttpFlow) and flow.request.http_version == "3"
+    return "TLSv1.3" if over_quic else flow.tls_version
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.removeprefix("TLSv").split("."))
 
 
 def no_traffic(every: Sequence[AnyFlow]) -> AssertionMismatch | None:

@@ -258,7 +258,8 @@ class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
 
     `id` grows in order of appearance within an engine. `late` marks traffic of a process that
     outlived its test. `inode` names the client's socket, which finds the Python stack behind it.
-    `fault` says which faults of the test's struck it.
+    `fault` says which faults of the test's struck it. `tls_version` is the client's connection's
+    ("TLSv1.3"), if its TLS was taken off.
     """
 
     id: int = 0
@@ -275,6 +276,7 @@ class Flow(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
     late: bool = False
     inode: int = 0
     fault: str = ""
+    tls_version: str = ""
 
     protocol: ClassVar[str] = "flow"
 

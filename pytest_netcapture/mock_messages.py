@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from pytest_netcapture.flows import HttpFlow
+from pytest_netcapture.flows import HttpFlow, WebSocketMessage
 
 
 class MockAnswer(msgspec.Struct, omit_defaults=True):
     """One answer of a mock: fixed, or `asks` a callable of the test's, or `passes` the request on.
 
     `times` is how often it is given; None: once, and the last one for ever. `chunks` are the sizes
-    of the pieces of a body that is streamed. `delay` in nanoseconds.
+    of the pieces of a body that is streamed. `delay` in nanoseconds. `sets` is the test's
+    state from then on. With `talk` a WebSocket is opened, and these messages are exchanged on it.
     """
 
     status: int = 200
@@ -22,6 +23,9 @@ class MockAnswer(msgspec.Struct, omit_defaults=True):
     times: int | None = None
     asks: bool = False
     passes: bool = False
+    trailers: list[tuple[str, str]] = []
+    sets: dict[str, str] = {}
+    talk: list[WebSocketMessage] | None = None
 
 
 class SetMock(msgspec.Struct, tag=True):
@@ -36,6 +40,8 @@ class SetMock(msgspec.Struct, tag=True):
     asks: bool
     text: str
     answers: list[MockAnswer]
+    when: dict[str, str] = {}
+    """It matches in this state of the test only."""
 
 
 class GetCalls(msgspec.Struct, tag=True):

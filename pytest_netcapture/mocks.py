@@ -75,6 +75,7 @@ class Mock:
         self._place = callers_place()
         self._source = source
         self._answers: list[MockAnswer] = []
+        self._when: dict[str, str] = {}
         source.set_mock(self)
 
     def __repr__(self) -> str:
@@ -92,10 +93,12 @@ class Mock:
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
         delay: float | str = 0,
         times: int | None = None,
+        sets: Mapping[str, str] | None = None,
     ) -> Mock:
         """Answer with this, `times` times; then with what is added next.
 
         `stream` are the pieces of a body that is sent in chunks. `delay` is in seconds, or "200ms".
+        `sets` changes the test's state, for mocks with `.when(...)`.
         """
         answer = responses.build(
             f"{_PLACE}(...).respond",
@@ -108,6 +111,40 @@ class Mock:
             delay=delay,
             times=times,
         )
+        answer.sets = _state(sets or {}, f"{_PLACE}(...).respond: sets")
+        return self._add(answer)
+
+    def when(self, **state: str) -> Mock:
+        """Match only while the test's state is this: `.when(cart="full")`. At first it is ""."""
+        self._when |= _state(state, f"{_PLACE}(...).when")
+        self._source.set_mock(self)
+        return self
+
+    @spelled(f"{_PLACE}(...).respond_grpc")
+    def respond_grpc(
+        self,
+        *messages: Any,
+        status: int = 0,
+        message: str = "",
+        delay: float | str = 0,
+        times: int | None = None,
+    ) -> Mock:
+        """Answer a gRPC call with messages: protobuf's, or bytes. `status` as gRPC numbers them."""
+        place = f"{_PLACE}(...).respond_grpc"
+        return self._add(responses.grpc(messages, status, message, place, delay=delay, times=times))
+
+    @spelled(f"{_PLACE}(...).respond_websocket")
+    def respond_websocket(
+        self, talk: Iterable[tuple[str, Any]], *, times: int | None = None
+    ) -> Mock:
+        """Open a WebSocket, and say in it what `talk` says: [("<", "hello"), (">", {"a": 1})].
+
+        "<" is said to the client, and ">" is awaited from it; a value is text, bytes, or JSON. A
+        client that says something else fails the test. After the last it stays open.
+        """
+        place = f"{_PLACE}(...).respond_websocket"
+        answer = MockAnswer(status=101, talk=responses.talk(talk, place))
+        answer.times = responses.check_times(times, place)
         return self._add(answer)
 
     @spelled(f"{_PLACE}(...).respond_with")
@@ -151,12 +188,21 @@ class Mock:
             not self._whole,
             f"{self.criteria.describe()}, made at {self._place}",
             self._answers,
+            self._when,
         )
 
     def _add(self, answer: MockAnswer) -> Mock:
         self._answers.append(answer)
         self._source.set_mock(self)
         return self
+
+
+def _state(given: Mapping[str, str], place: str) -> dict[str, str]:
+    for name, value in given.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            cure = 'write {"cart": "full"}'
+            raise UsageError(f"{place}: {name!r}: {value!r} is no state", cure=cure)
+    return dict(given)
 
 
 def check_loopback(place: str, criteria: Criteria, settings: Settings) -> None:

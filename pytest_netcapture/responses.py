@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from operator import methodcaller
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
 from pytest_netcapture.errors import NetcaptureError, UsageError
+from pytest_netcapture.flows import WebSocketMessage
 from pytest_netcapture.mock_messages import MockAnswer
 from pytest_netcapture.quantities import duration
 
@@ -115,6 +117,50 @@ def build(
     answer.delay = duration(delay, f"{place}: delay")
     answer.times = check_times(times, place)
     return answer
+
+
+def grpc(
+    messages: Iterable[Any], status: Any, message: str, place: str, *, delay: Any, times: Any
+) -> MockAnswer:
+    """Put the answer to a gRPC call together. Raises `UsageError` naming `place`."""
+    if type(status) is not int or not 0 <= status <= 16:
+        raise UsageError(f"{place}: status={status!r} is none of gRPC's", cure="write 0 to 16")
+    body = b""
+    for one in messages:
+        data = one.SerializeToString() if hasattr(one, "SerializeToString") else one
+        if not isinstance(data, bytes):
+            cure = "give a protobuf message, or bytes"
+            raise UsageError(f"{place}: {one!r} is not a message", cure=cure)
+        body += b"\0" + len(data).to_bytes(4, "big") + data
+    trailers = [("grpc-status", str(status))]
+    if message:
+        trailers.append(("grpc-message", quote(message, safe=" !#$&'()*+,/:;=?@[]~")))
+    return MockAnswer(
+        headers=[("content-type", "application/grpc")],
+        body=body,
+        trailers=trailers,
+        delay=duration(delay, f"{place}: delay"),
+        times=check_times(times, place),
+    )
+
+
+def talk(said: Any, place: str) -> list[WebSocketMessage]:
+    """Return what is said on a WebSocket. Raises `UsageError` naming `place`."""
+    cure = 'write [("<", "hello"), (">", {"a": 1})]'
+    if isinstance(said, (str, bytes, Mapping)) or not isinstance(said, Iterable):
+        raise UsageError(f"{place}: {said!r} is no talk", cure=cure)
+    found = []
+    for one in said:
+        if not isinstance(one, tuple) or len(one) != 2 or one[0] not in ("<", ">"):
+            raise UsageError(f"{place}: {one!r} is nothing to say", cure=cure)
+        mark, value = one
+        kind = "binary" if isinstance(value, bytes) else "text"
+        if isinstance(value, str):
+            value = value.encode()
+        elif not isinstance(value, bytes):
+            value = msgspec.json.encode(value)
+        found.append(WebSocketMessage(sent=mark == ">", kind=kind, data=value))
+    return found
 
 
 def check_status(status: Any, place: str) -> None:

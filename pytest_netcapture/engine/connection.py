@@ -210,6 +210,7 @@ class Connection:
         """What was wrong with it from the start."""
         self._flows: dict[int, AnyFlow] = {}
         self.tls_name = ""
+        self._tls_version = ""
         self.preamble = b""
         """What a server is sent, and agrees to with one byte, before TLS begins."""
         self.prelude: Prelude | None = None
@@ -466,7 +467,7 @@ class Connection:
         flow.started = flow.started or self.now()
         flow.fault = flow.fault or self.fault
         flow.address = self.plan.address
-        flow.client = self.plan.client
+        flow.client, flow.tls_version = self.plan.client, self._tls_version
         if not flow.host:
             flow.host, flow.port = self.endpoint.host, self.endpoint.port
         self._flows[id(flow)] = flow
@@ -659,6 +660,8 @@ class Connection:
 
     def client_ready(self, transport: asyncio.Transport) -> None:
         self._client = transport
+        tls = transport.get_extra_info("ssl_object")
+        self._tls_version = (tls.version() or "") if tls else ""
         self._to_client.attach(transport)
 
     def server_ready(self, side: _Server) -> None:

@@ -18,10 +18,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_netcapture.cassettes.conversation import MockedConversation
 from pytest_netcapture.engine.layers.layer import Decision, Deny, Later, Play
 from pytest_netcapture.engine.mocks import LiveMock, response_of
 from pytest_netcapture.engine.scopes import Scope
-from pytest_netcapture.flows import HttpFlow, HttpResponse, Origin, Problem
+from pytest_netcapture.flows import (
+    Headers,
+    HttpFlow,
+    HttpResponse,
+    Origin,
+    Problem,
+    WebSocketFlow,
+    WebSocketMessage,
+)
 from pytest_netcapture.mock_messages import MockAnswer, Question, Told
 
 if TYPE_CHECKING:
@@ -108,7 +117,7 @@ class Mocking:
         self, connection: Connection, scope: Scope, flow: HttpFlow
     ) -> Decision | Later | None:
         """Return what a mock says; None when none does."""
-        for mock in scope.mocks:
+        for mock in scope.mocks.due():
             if not mock.may_match(flow):
                 continue
             index = mock.next_answer()
@@ -122,9 +131,26 @@ class Mocking:
         self, connection: Connection, mock: LiveMock, index: int, flow: HttpFlow
     ) -> Decision | Later:
         answer = mock.give(index, flow)
+        self._engine.scopes.get(flow.scope).mocks.state.update(answer.sets)
         if answer.passes:
             return self._engine.decide_unmocked(connection, flow)
+        if answer.talk is not None:
+            return self._talk(answer.talk, flow, mock)
         return self._after(answer.delay, mock.response(index))
+
+    @staticmethod
+    def _talk(said: list[WebSocketMessage], flow: HttpFlow, mock: LiveMock) -> Play:
+        """Open a WebSocket (RFC 6455 §4.2.2, over HTTP/2 RFC 8441 §5) and follow a script."""
+        connect = flow.request.method == "CONNECT"
+        upgrade = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        response = HttpResponse(
+            status=200 if connect else 101,
+            reason="" if connect else "Switching Protocols",
+            headers=Headers([] if connect else upgrade),
+        )
+        script = WebSocketFlow(request=flow.request, response=response, messages=said)
+        conversation = MockedConversation(script, mock.text)
+        return Play(response, origin=Origin.MOCKED, conversation=conversation)
 
     def _after(self, delay: int, response: HttpResponse) -> Play | Later:
         play = Play(response, origin=Origin.MOCKED)
@@ -157,7 +183,7 @@ class Mocking:
     async def _asked(
         self, connection: Connection, scope: Scope, flow: HttpFlow
     ) -> Decision | Later:
-        for mock in list(scope.mocks):
+        for mock in scope.mocks.due():
             index = mock.next_answer()
             if index < 0 or not mock.criteria.matches(flow):
                 continue

@@ -84,6 +84,7 @@ class LiveMock:
     def set(self, message: SetMock) -> None:
         """Take over answers that were added."""
         self.answers = message.answers or [_DEFAULT]
+        self.when = message.when
         self._used += [0] * (len(self.answers) - len(self._used))
         self._responses.clear()
 
@@ -140,12 +141,20 @@ class Mocks:
 
     def __init__(self) -> None:
         self._all: dict[int, LiveMock] = {}
+        self.state: dict[str, str] = {}
+        """What answers have set, of the whole test."""
 
     def __bool__(self) -> bool:
         return bool(self._all)
 
     def __iter__(self) -> Iterator[LiveMock]:
         return iter(self._all.values())
+
+    def due(self) -> Iterator[LiveMock]:
+        """Yield those that match in the present state."""
+        for mock in list(self._all.values()):
+            if all(self.state.get(name, "") == value for name, value in mock.when.items()):
+                yield mock
 
     def set(self, message: SetMock) -> None:
         """Add a mock, or change one."""
@@ -177,6 +186,7 @@ def response_of(answer: MockAnswer) -> HttpResponse:
         reason=_phrase(answer.status),
         headers=Headers(answer.headers),
         body=Body(len(answer.body), answer.body, chunks=answer.chunks),
+        trailers=Headers(answer.trailers),
     )
 
 

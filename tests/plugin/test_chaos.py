@@ -130,8 +130,9 @@ def test_time_outs_are_not_waited_for(own):
 
         async def read(path):
             reader, writer = await asyncio.open_connection("api.example.com", 80)
-            writer.write(f"GET {path} HTTP/1.1\\r\\nHost: api.example.com\\r\\n\\r\\n".encode())
-            line = await asyncio.wait_for(reader.readline(), 30)
+            head = "Host: api.example.com\\r\\nConnection: close\\r\\n\\r\\n"
+            writer.write(f"GET {path} HTTP/1.1\\r\\n{head}".encode())
+            line = await asyncio.wait_for(reader.read(), 30)
             writer.close()
             return line
 

@@ -60,7 +60,7 @@ def test_mocks_in_a_whole_run(project):
     assert re.search(r"GET https://api.example.com/never, made at test_it.py:\d+: never used", text)
 
 
-@pytest.mark.parametrize("page", ["mocking", "faults"])
+@pytest.mark.parametrize("page", ["mocking", "faults", "examples"])
 def test_the_examples_of_the_documentation_hold(project, page):
     blocks = re.findall(
         r"^```python\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL
