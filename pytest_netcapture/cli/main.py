@@ -12,6 +12,7 @@ import click
 
 from pytest_netcapture.cli.doctor import doctor
 from pytest_netcapture.cli.local import local
+from pytest_netcapture.cli.ps import ps
 from pytest_netcapture.cli.run import run
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 
@@ -27,6 +28,7 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(local)
+cli.add_command(ps)
 cli.add_command(doctor)
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "redirect"), str(HERE.parent / "engine")]  # for the labs
+sys.path.insert(0, str(HERE.parent / "redirect"))  # for the labs
+sys.path.insert(0, str(HERE.parent / "engine"))
 
-from ebpf_lab import ATTACHED, Group, needs_ebpf  # noqa: E402
-from engine_lab import Authority, answer, serving  # noqa: E402
+from ebpf_lab import ATTACHED, Group, needs_ebpf
+from engine_lab import Authority, answer, serving
 
 pytestmark = pytest.mark.live
 CODE = "from pytest_netcapture.cli.main import main; main()"
