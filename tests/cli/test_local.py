@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "redirect"))  # for the labs
-sys.path.insert(0, str(HERE.parent / "engine"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "redirect"))  # for the labs
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 
 from ebpf_lab import ATTACHED, Group, needs_ebpf
 from engine_lab import Authority, answer, serving
