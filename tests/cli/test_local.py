@@ -31,10 +31,10 @@ TIMEOUT = 30
 class Local:
     """A running `netcapture local`."""
 
-    def __init__(self, group, *arguments):
+    def __init__(self, group, *arguments, under=()):
         self.group = group
         self.process = subprocess.Popen(
-            [*COMMAND, "local", "--cgroup", group.path, *arguments],
+            [*under, *COMMAND, "local", "--cgroup", group.path, *arguments],
             stderr=subprocess.PIPE,
             bufsize=0,
         )
@@ -82,8 +82,8 @@ def group():
 def local(group):
     running = []
 
-    def start(*arguments):
-        running.append(Local(group, *arguments))
+    def start(*arguments, under=()):
+        running.append(Local(group, *arguments, under=under))
         return running[-1]
 
     yield start
@@ -170,6 +170,25 @@ def test_blocked_is_refused_and_makes_status_1(local, secure):
     status, told = running.stop()
     assert status == 1
     assert "blocked" in told
+
+
+def test_four_capabilities_are_enough(local):
+    """The user is an ordinary one, the program is root's."""
+    needs("setpriv")
+    given = "+bpf,+net_admin,+net_raw,+perfmon"
+    options = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    options += [
+        f"--inh-caps=-all,{given}",
+        f"--ambient-caps={given}",
+        f"--bounding-set=-all,{given}",
+    ]
+    with serving(answer(b"plain")) as plain:
+        running = local("--loopback=capture", "curl", under=["setpriv", *options])
+        command = running.group.command("curl", "-sS", f"http://{plain.at}/by-curl")
+        assert subprocess.run(command, capture_output=True, timeout=TIMEOUT).stdout == b"plain"
+        status, told = running.stop()
+    assert status == 0
+    assert f"GET http://{plain.at}/by-curl → 200" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
