@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import download
 import https
 import latency
+import local
 import lookup
 import peers
 import redirectors
@@ -41,7 +42,7 @@ PARTS: dict[str, Part] = {
     "streams": web.measure_streams,
     "redirectors": redirectors.measure,
 }
-OPTIONAL: dict[str, Part] = {"peers": peers.measure}
+OPTIONAL: dict[str, Part] = {"peers": peers.measure, "local": local.measure}
 
 
 def main() -> int:
