@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from pytest_netcapture.cli.ca import ca
 from pytest_netcapture.cli.doctor import doctor
 from pytest_netcapture.cli.local import local
 from pytest_netcapture.cli.ps import ps
@@ -29,6 +30,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(local)
 cli.add_command(ps)
+cli.add_command(ca)
 cli.add_command(doctor)
 
 

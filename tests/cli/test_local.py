@@ -163,6 +163,23 @@ def test_what_is_recorded_here_is_replayed_in_a_sandbox(local, secure, tmp_path)
     assert "0 unmatched" in replayed.stderr
 
 
+def test_a_ca_that_the_machine_trusts_is_used(local, secure, tmp_path, monkeypatch):
+    """So a program needs no variables, nor to be started anew."""
+    from pytest_netcapture import kept_ca
+    from pytest_netcapture.engine.authority import make_kept
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    content = make_kept("a test", kept_ca.LASTS)
+    kept_ca.write(content)
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(kept_ca.certificate(content))
+    running = local(*secure, "curl")
+    command = ["curl", "-sS", "--cacert", str(trusted), f"https://{HOST}/x"]
+    done = subprocess.run(running.group.command(*command), capture_output=True, timeout=TIMEOUT)
+    assert done.stdout == b"secret"
+    assert running.stop()[0] == 0
+
+
 def test_blocked_is_refused_and_makes_status_1(local, secure):
     running = local("--block", *secure, "curl")
     done = running.run("curl", "-sS", "-o", "/dev/null", "-w", "%{errormsg}", f"https://{HOST}/")
