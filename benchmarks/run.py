@@ -18,6 +18,7 @@ import chaos
 import download
 import https
 import latency
+import local
 import lookup
 import mocks
 import peers
@@ -47,6 +48,7 @@ PARTS: dict[str, Part] = {
 }
 OPTIONAL: dict[str, Part] = {
     "chaos": chaos.measure,
+    "local": local.measure,
     "mocks": mocks.measure,
     "peers": peers.measure,
 }

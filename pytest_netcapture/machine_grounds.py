@@ -114,10 +114,12 @@ class SeccompGround(_MachineGround):
 class EbpfGround(_MachineGround):
     """The machine itself, what chosen processes connect to diverted to the engine."""
 
-    def __init__(self, targets: tuple[str, ...], cgroup: str, *, keeps: bool) -> None:
+    def __init__(
+        self, targets: tuple[str, ...], cgroup: str, *, keeps: bool, authority: bytes = b""
+    ) -> None:
         """`targets`: rules, `cgroup`: to whose processes they are limited (`EbpfOptions`)."""
         super().__init__("" if keeps else notice("", mounts=False))
-        self.ebpf = EbpfOptions(targets, cgroup, keeps)
+        self.ebpf = EbpfOptions(targets, cgroup, keeps, authority)
 
     def prepare(self) -> None:
         """Do nothing: the engine says what is missing."""

@@ -56,6 +56,8 @@ class EbpfOptions(msgspec.Struct, frozen=True):
     """The control group to whose processes that is limited."""
     keeps: bool = False
     """Targets are not ours to end."""
+    authority: bytes = b""
+    """The CA that the machine trusts already, if there is one (kept_ca.py)."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True):

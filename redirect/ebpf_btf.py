@@ -10,6 +10,7 @@ Kernel: Documentation/bpf/btf.rst. Tests: test_ebpf_btf.py.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 _MAGIC = 0xEB9F
 _STRUCT, _UNION = 4, 5
@@ -28,14 +29,20 @@ class Btf:
     def __init__(self, data: bytes) -> None:
         try:
             self._read(data)
-        except (struct.error, IndexError) as error:
+        except (struct.error, IndexError, ValueError) as error:
             raise ValueError(f"not a whole BTF: {error}") from error
 
     def offset(self, structure: str, *members: str) -> int:
         """Return the offset of `members[0]`, or of its member `members[1]`, and so on.
 
-        Raises `KeyError`.
+        Raises `KeyError`, or `ValueError` where the description is damaged.
         """
+        try:
+            return self._offset(structure, members)
+        except (struct.error, IndexError) as error:
+            raise ValueError(f"not a whole BTF: {error}") from error
+
+    def _offset(self, structure: str, members: Sequence[str]) -> int:
         at = self._named.get(structure.encode())
         if at is None:
             raise KeyError(structure)

@@ -23,6 +23,7 @@ from pytest_netcapture.redirect.ebpf_object import Object, parse
 
 OBJECT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capture.bpf.o")
 SLUG = "docs/local-mode.md"
+NEEDED = "CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON"
 SANDBOX = "programs that netcapture starts are captured without privilege: netcapture run"
 
 _SOCK_ADDR, _SOCK_OPS, _SOCKET_FILTER = 18, 13, 1
@@ -151,7 +152,7 @@ def refusal(error: BpfError, where: str = "") -> EnvironmentProblem:
     if error.errno in {errno.EPERM, errno.EACCES} and not error.log:
         return EnvironmentProblem(
             f"ebpf: loading and attaching BPF programs{where} takes privilege: {error.strerror}",
-            cure=f"run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON; {SANDBOX}",
+            cure=f"run as root, or with {NEEDED}; {SANDBOX}",
             slug=SLUG,
         )
     told = f"\n{error.log}" if error.log else ""

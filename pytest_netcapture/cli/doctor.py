@@ -32,6 +32,8 @@ class Diagnosis(NamedTuple):
     redirectors: list[Support]
     protocols: tuple[Finding, ...] = ()
     """What takes a package that is not always installed."""
+    local: Support | None = None
+    """What captures programs that run already; `auto` never takes it."""
 
     @property
     def redirector(self) -> str:
@@ -56,7 +58,7 @@ def doctor(*, as_json: bool) -> int:
 
 def diagnose() -> Diagnosis:
     """Read the facts and try everything. Takes a second."""
-    from pytest_netcapture.redirect import probing, seccomp_probing, tun_probing
+    from pytest_netcapture.redirect import ebpf_probing, probing, seccomp_probing, tun_probing
     from pytest_netcapture.sandbox import facts, hindrances, namespaces, probe
 
     found = facts.gather()
@@ -73,6 +75,7 @@ def diagnose() -> Diagnosis:
             seccomp_probing.probe(),
         ],
         (http3(),),
+        ebpf_probing.probe(),
     )
 
 
@@ -111,6 +114,7 @@ def as_object(diagnosis: Diagnosis) -> dict[str, Any]:
         "hindrances": [{"cause": h.cause, "cure": h.cure} for h in diagnosis.hindrances],
         "sandbox": [finding._asdict() for finding in diagnosis.findings],
         "redirectors": [asdict(support) for support in diagnosis.redirectors],
+        "local": asdict(diagnosis.local) if diagnosis.local else None,
         "protocols": [finding._asdict() for finding in diagnosis.protocols],
     }
 
@@ -123,7 +127,7 @@ def _print(diagnosis: Diagnosis) -> None:
     for hindrance in diagnosis.hindrances:
         _line(False, hindrance.cause, "", hindrance.cure)
     click.echo("sandbox")
-    said = set()
+    said: set[str] = set()
     for finding in diagnosis.findings:
         again = not finding.ok and finding.reason in said
         said.add(finding.reason)
@@ -131,14 +135,22 @@ def _print(diagnosis: Diagnosis) -> None:
         _line(finding.ok, finding.name, _SAME if again else finding.reason, cure)
     click.echo("redirectors")
     for support in diagnosis.redirectors:
-        cure = "" if any(reason and reason in support.reason for reason in said) else support.cure
-        _line(support.available, support.name, support.reason, cure)
-        for note in support.notes:
-            click.echo(f"       note: {note}")
+        _support(support, said)
+    if diagnosis.local is not None:
+        click.echo("running programs (netcapture local)")
+        _support(diagnosis.local, said)
     click.echo("protocols")
     for finding in diagnosis.protocols:
         _line(finding.ok, finding.name, finding.reason, finding.cure)
     click.echo(f"\n{conclusion(diagnosis)}")
+
+
+def _support(support: Support, said: set[str]) -> None:
+    """Print what is true of a redirector; no cure that was told before."""
+    cure = "" if any(reason and reason in support.reason for reason in said) else support.cure
+    _line(support.available, support.name, support.reason, cure)
+    for note in support.notes:
+        click.echo(f"       note: {note}")
 
 
 def conclusion(diagnosis: Diagnosis) -> str:

@@ -94,13 +94,14 @@ def local(
 def _capture(
     settings: Settings, targets: tuple[str, ...], cgroup: str | None, *, quiet: bool
 ) -> int:
+    from pytest_netcapture import kept_ca
     from pytest_netcapture.launch import launch_on
     from pytest_netcapture.machine_grounds import EbpfGround
     from pytest_netcapture.sandbox import cgroups
     from pytest_netcapture.session import Session
 
-    before = dict(os.environ)
-    ground = EbpfGround(targets, cgroup or cgroups.root(), keeps=True)
+    before, kept = dict(os.environ), kept_ca.read()
+    ground = EbpfGround(targets, cgroup or cgroups.root(), keeps=True, authority=kept)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -112,7 +113,9 @@ def _capture(
         script = _write_environment(session.directory, before)
         what = ", ".join(targets) or "everything"
         click.echo(f"netcapture: capturing {what}; Ctrl-C ends it", err=True)
-        click.echo(f"netcapture: what you start after `. {script}` trusts its CA", err=True)
+        trusting = "" if kept else f"what you start after `. {script}` trusts its CA"
+        trusting = trusting or f"who heeds the system's store, or `. {script}`, trusts its CA"
+        click.echo(f"netcapture: {trusting}", err=True)
     lines = threading.Thread(target=live_lines, args=(scope, stop), daemon=True)
     if not quiet:
         lines.start()

@@ -10,8 +10,10 @@ import sys
 
 import click
 
+from pytest_netcapture.cli.ca import ca
 from pytest_netcapture.cli.doctor import doctor
 from pytest_netcapture.cli.local import local
+from pytest_netcapture.cli.ps import ps
 from pytest_netcapture.cli.run import run
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 
@@ -27,6 +29,8 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(local)
+cli.add_command(ps)
+cli.add_command(ca)
 cli.add_command(doctor)
 
 

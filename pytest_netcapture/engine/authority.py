@@ -48,7 +48,7 @@ class _Signer(NamedTuple):
 class _Issuer:
     """A CA: its name, key and certificate."""
 
-    def __init__(self, name: str, now: dt.datetime) -> None:
+    def __init__(self, name: str, now: dt.datetime, lasts: dt.timedelta = _AFTER) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         public = self.key.public_key()
@@ -63,12 +63,28 @@ class _Issuer:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _BEFORE)
-            .not_valid_after(now + _AFTER)
+            .not_valid_after(now + lasts)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(ca=True), critical=True)
             .add_extension(identifier, critical=False)
             .sign(self.key, hashes.SHA256())
         )
+
+    @classmethod
+    def kept(cls, pem: bytes) -> _Issuer:
+        """Return the one that `kept_ca` has written. Raises `ValueError`."""
+        key = serialization.load_pem_private_key(pem, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("its key is of another kind")  # noqa: TRY004 - the file's fault
+        issuer = cls.__new__(cls)
+        issuer.key = key
+        issuer.certificate = x509.load_pem_x509_certificate(pem)
+        issuer.name = issuer.certificate.subject
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        issuer.authority_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+            identifier
+        )
+        return issuer
 
     @property
     def signer(self) -> _Signer:
@@ -88,10 +104,15 @@ class _Pattern:
 class Authority:
     """Makes server contexts with leaves for any names; `ca_pem` is what clients are to trust."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: bytes = b"") -> None:
+        """`kept`: the key and certificate of a CA that the machine trusts. Raises `ValueError`."""
         now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
         self._default = (now - _BEFORE, now + _AFTER)
-        self._issuer = _Issuer(f"netcapture throwaway CA {secrets.token_hex(4)}", now)
+        self._issuer = (
+            _Issuer.kept(kept)
+            if kept
+            else _Issuer(f"netcapture throwaway CA {secrets.token_hex(4)}", now)
+        )
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._public = self._key.public_key()
         self._key_identifier = x509.SubjectKeyIdentifier.from_public_key(self._public)
@@ -209,6 +230,18 @@ class Authority:
         if pattern.alternatives is not None:
             builder = builder.add_extension(pattern.alternatives, critical=not len(subject.rdns))
         return builder.sign(signer.key, hashes.SHA256())
+
+
+def make_kept(host: str, lasts: dt.timedelta) -> bytes:
+    """Return the key and certificate of a new CA that is to be kept, as PEM."""
+    now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
+    issuer = _Issuer(f"netcapture on {host} {secrets.token_hex(4)}"[:64], now, lasts)
+    key = issuer.key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return key + issuer.certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def _pattern_of(der: bytes) -> _Pattern:

@@ -96,7 +96,7 @@ class Engine:
         page = Page(options.page_fd)
         self.scopes = Scopes(options.settings, page, options.runtime_dir)
         self.names = Names()
-        self.authority = Authority()
+        self.authority = Authority(options.ebpf.authority if options.ebpf else b"")
         self.upstream_tls = UpstreamTls(loop, options.roots)
         self.addresses = own_addresses()
         self.hopper = Hopper()

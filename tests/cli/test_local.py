@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "redirect"), str(HERE.parent / "engine")]  # for the labs
+sys.path.insert(0, str(Path(__file__).parent.parent / "redirect"))  # for the labs
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 
-from ebpf_lab import ATTACHED, Group, needs_ebpf  # noqa: E402
-from engine_lab import Authority, answer, serving  # noqa: E402
+from ebpf_lab import ATTACHED, Group, needs_ebpf
+from engine_lab import Authority, answer, serving
 
 pytestmark = pytest.mark.live
 CODE = "from pytest_netcapture.cli.main import main; main()"
@@ -31,10 +31,10 @@ TIMEOUT = 30
 class Local:
     """A running `netcapture local`."""
 
-    def __init__(self, group, *arguments):
+    def __init__(self, group, *arguments, under=()):
         self.group = group
         self.process = subprocess.Popen(
-            [*COMMAND, "local", "--cgroup", group.path, *arguments],
+            [*under, *COMMAND, "local", "--cgroup", group.path, *arguments],
             stderr=subprocess.PIPE,
             bufsize=0,
         )
@@ -82,8 +82,8 @@ def group():
 def local(group):
     running = []
 
-    def start(*arguments):
-        running.append(Local(group, *arguments))
+    def start(*arguments, under=()):
+        running.append(Local(group, *arguments, under=under))
         return running[-1]
 
     yield start
@@ -163,6 +163,23 @@ def test_what_is_recorded_here_is_replayed_in_a_sandbox(local, secure, tmp_path)
     assert "0 unmatched" in replayed.stderr
 
 
+def test_a_ca_that_the_machine_trusts_is_used(local, secure, tmp_path, monkeypatch):
+    """So a program needs no variables, nor to be started anew."""
+    from pytest_netcapture import kept_ca
+    from pytest_netcapture.engine.authority import make_kept
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    content = make_kept("a test", kept_ca.LASTS)
+    kept_ca.write(content)
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(kept_ca.certificate(content))
+    running = local(*secure, "curl")
+    command = ["curl", "-sS", "--cacert", str(trusted), f"https://{HOST}/x"]
+    done = subprocess.run(running.group.command(*command), capture_output=True, timeout=TIMEOUT)
+    assert done.stdout == b"secret"
+    assert running.stop()[0] == 0
+
+
 def test_blocked_is_refused_and_makes_status_1(local, secure):
     running = local("--block", *secure, "curl")
     done = running.run("curl", "-sS", "-o", "/dev/null", "-w", "%{errormsg}", f"https://{HOST}/")
@@ -170,6 +187,25 @@ def test_blocked_is_refused_and_makes_status_1(local, secure):
     status, told = running.stop()
     assert status == 1
     assert "blocked" in told
+
+
+def test_four_capabilities_are_enough(local):
+    """The user is an ordinary one, the program is root's."""
+    needs("setpriv")
+    given = "+bpf,+net_admin,+net_raw,+perfmon"
+    options = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    options += [
+        f"--inh-caps=-all,{given}",
+        f"--ambient-caps={given}",
+        f"--bounding-set=-all,{given}",
+    ]
+    with serving(answer(b"plain")) as plain:
+        running = local("--loopback=capture", "curl", under=["setpriv", *options])
+        command = running.group.command("curl", "-sS", f"http://{plain.at}/by-curl")
+        assert subprocess.run(command, capture_output=True, timeout=TIMEOUT).stdout == b"plain"
+        status, told = running.stop()
+    assert status == 0
+    assert f"GET http://{plain.at}/by-curl → 200" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

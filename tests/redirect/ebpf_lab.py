@@ -54,6 +54,7 @@ class Group:
 
     def __init__(self):
         self.path = tempfile.mkdtemp(prefix="netcapture-test-", dir=cgroups.root())
+        os.chmod(self.path, 0o755)  # as the kernel makes them
 
     def enter(self):
         """Move the calling process into it."""
