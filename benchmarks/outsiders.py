@@ -54,6 +54,8 @@ def _httptap(lab: Lab, command: list[str], path: str) -> str:
 
 
 def _pasta(lab: Lab, command: list[str], path: str) -> str:
+    if os.getuid() == 0:
+        raise Missing("it becomes nobody for root, and may then make no namespace")
     found = re.search(r"default via (\S+)", lab.run([program("ip"), "route"]))
     if found is None:
         raise Missing("pasta needs a default route")

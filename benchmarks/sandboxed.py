@@ -36,7 +36,7 @@ def main() -> None:
     )
     session = Session.start(Settings(redirector=given.redirector))
     scope = session.begin("benchmark", settings)
-    engine = engine_of(session)
+    engine = session.engine_pid
     cpu = _cpu_seconds(engine)
     start = time.perf_counter()
     done = subprocess.run(given.program, stdout=subprocess.PIPE, text=True, check=False)
@@ -75,18 +75,6 @@ def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
     if replay:
         return CassetteUse(os.path.abspath(replay), RecordMode.NONE, repeat=Repeat.ANY)
     return CassetteUse(os.path.abspath(record), RecordMode.REWRITE) if record else None
-
-
-def engine_of(session: Session) -> int:
-    """Return the process whose standard error is the session's engine log."""
-    log = os.path.join(session._runtime.path, "engine.log")
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and os.readlink(f"/proc/{name}/fd/2") == log:
-                return int(name)
-        except OSError:
-            continue
-    return 0
 
 
 def peak_memory(pid: int) -> int:
