@@ -32,9 +32,11 @@ def measure(lab: Lab, scale: float = 1.0) -> Iterator[Row]:
     names = available()
     others, missing = outsiders.available(lab) if lab.peers else ([], [])
     yield from missing
+    if lab.peers and "tun" in names:
+        names.append(outsiders.OURS)
     yield from _bulk(lab, names, others, scale)
     yield from _new(lab, names, others)
-    yield from _idle(lab, names)
+    yield from _idle(lab, [name for name in names if name in _PROBES])
 
 
 def _bulk(lab: Lab, names: list[str], others: list[str], scale: float) -> Iterator[Row]:
@@ -109,5 +111,8 @@ def _near(lab: Lab, path: str) -> str:
 
 
 def _sandboxed(lab: Lab, redirector: str, command: list[str]) -> Ran:
-    mapped = f"{_HOST}=127.0.0.1:{lab.server.http}"
-    return lab.sandboxed(command, "--map-host", mapped, "--redirector", redirector)
+    options = ["--map-host", f"{_HOST}=127.0.0.1:{lab.server.http}"]
+    if redirector == outsiders.OURS:
+        redirector = "tun"
+        options += ["--passthrough", _HOST]
+    return lab.sandboxed(command, *options, "--redirector", redirector)

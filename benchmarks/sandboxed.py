@@ -22,6 +22,7 @@ from pytest_netcapture.settings import (
     Settings,
     check_ca_file,
     parse_mapping,
+    parse_pattern,
 )
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -31,6 +32,7 @@ def main() -> None:
     given = _arguments()
     settings = Settings(
         map_host=tuple(parse_mapping(m, "--map-host") for m in given.map_host),
+        passthrough=tuple(parse_pattern(p, "--passthrough") for p in given.passthrough),
         upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in given.upstream_ca),
         cassette=_cassette(given.record, given.replay),
     )
@@ -64,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--replay")
     parser.add_argument("--redirector", default="auto")
     parser.add_argument("--map-host", action="append", default=[])
+    parser.add_argument("--passthrough", action="append", default=[])
     parser.add_argument("--upstream-ca", action="append", default=[])
     parser.add_argument("program", nargs=argparse.REMAINDER)
     given = parser.parse_args()

@@ -8,13 +8,13 @@ import statistics
 import sys
 from collections.abc import Iterator
 
-from figures import Row
+from figures import Bar, Row
 from lab import HERE, Lab
 from redirectors import available
 
 _TIMES = 20
 _LARGE = 8 << 20
-_BAR = ("at most", 10.0)
+_BAR: Bar = ("at most", 10.0)
 
 
 def measure(lab: Lab) -> Iterator[Row]:

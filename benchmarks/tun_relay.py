@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from typing import Any
 
@@ -18,7 +19,7 @@ from mitmproxy_rs.tun import create_tun_interface
 SERVER = "198.51.100.7"
 
 
-async def main() -> int:
+async def main() -> None:
     path, *command = sys.argv[1:]
 
     async def relay(stream: Stream) -> None:
@@ -34,10 +35,7 @@ async def main() -> int:
     name = device.tun_name()
     for words in ("link set lo up", f"link set {name} up", f"route add {SERVER} dev {name}"):
         await _run("ip", *words.split())
-    status = await _run(*command)
-    device.close()  # without which the interpreter ends by a segmentation fault, at times
-    await device.wait_closed()
-    return status
+    os._exit(await _run(*command))  # the device's threads may not outlive the interpreter
 
 
 async def _run(*command: str) -> int:
@@ -53,4 +51,4 @@ async def _copy(source: Any, target: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    asyncio.run(main())
