@@ -34,13 +34,17 @@ class Ran:
 
 @dataclass
 class Lab:
-    """One run of the benchmarks. `rounds` is how often each variant is measured."""
+    """One run of the benchmarks. `rounds` is how often each variant is measured.
+
+    With `peers` others' programs are measured as well.
+    """
 
     folder: str
     start_server: Callable[[], Server]
     rounds: int
     seconds: int
     say: Callable[[str], None]
+    peers: bool = False
 
     @cached_property
     def server(self) -> Server:

@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 
+import outsiders
 from figures import Row, median_ratio
 from lab import HERE, Lab, Ran, program
 
@@ -29,15 +30,19 @@ def available() -> list[str]:
 
 def measure(lab: Lab, scale: float = 1.0) -> Iterator[Row]:
     names = available()
-    yield from _bulk(lab, names, scale)
-    yield from _new(lab, names)
-    yield from _idle(lab, names)
+    others, missing = outsiders.available(lab) if lab.peers else ([], [])
+    yield from missing
+    if lab.peers and "tun" in names:
+        names.append(outsiders.OURS)
+    yield from _bulk(lab, names, others, scale)
+    yield from _new(lab, names, others)
+    yield from _idle(lab, [name for name in names if name in _PROBES])
 
 
-def _bulk(lab: Lab, names: list[str], scale: float) -> Iterator[Row]:
+def _bulk(lab: Lab, names: list[str], others: list[str], scale: float) -> Iterator[Row]:
     path = lab.server.file("large", int(_GIB * scale))
     command = [program("curl"), "-sSf", "-o", "/dev/null", "-w", "%{speed_download}"]
-    speeds: Figures = {name: [] for name in ("direct", *names)}
+    speeds: Figures = {name: [] for name in ("direct", *names, *others)}
     costs: Figures = {name: [] for name in names}
     for _ in range(lab.rounds):
         speeds["direct"].append(float(lab.run([*command, _near(lab, path)])))
@@ -45,19 +50,34 @@ def _bulk(lab: Lab, names: list[str], scale: float) -> Iterator[Row]:
             ran = _sandboxed(lab, name, [*command, f"http://{_HOST}{path}"])
             speeds[name].append(float(ran.stdout))
             costs[name].append(ran.cpu / scale)
-    notes = {
-        name: f"{statistics.median(speeds[name]) / 1e6:,.0f} MB/s, engine "
-        f"{statistics.median(costs[name]):.2f} s of CPU a GiB"
-        for name in names
-    }
+        for name in others:
+            speeds[name].append(float(outsiders.through(lab, name, command, path)))
+    notes = {name: f"{statistics.median(found) / 1e6:,.0f} MB/s" for name, found in speeds.items()}
+    for name, found in costs.items():
+        notes[name] += f", engine {statistics.median(found):.2f} s of CPU a GiB"
     yield Row("1 GiB, plain: direct", statistics.median(speeds["direct"]) / 1e6, "MB/s")
-    yield from _rows("1 GiB, plain", speeds, names, notes)
+    yield from _rows("1 GiB, plain", speeds, notes)
 
 
-def _new(lab: Lab, names: list[str]) -> Iterator[Row]:
-    path = lab.server.file("small", 1024)
+def _new(lab: Lab, names: list[str], others: list[str]) -> Iterator[Row]:
+    path, what = lab.server.file("small", 1024), "new connections/s, plain"
     command = [sys.executable, os.path.join(HERE, "connections.py"), "new", str(lab.seconds)]
-    yield from _counted(lab, "new connections/s, plain", names, command, path)
+    rates: Figures = {name: [] for name in ("direct", *names, *others)}
+    costs: Figures = {name: [] for name in names}
+    for _ in range(lab.rounds):
+        rates["direct"].append(float(lab.run([*command, _near(lab, path)]).split()[0]))
+        for name in names:
+            ran = _sandboxed(lab, name, [*command, f"http://{_HOST}{path}"])
+            rate, count = map(float, ran.stdout.split())
+            rates[name].append(rate)
+            costs[name].append(ran.cpu / count * 1e6)
+        for name in others:
+            rates[name].append(float(outsiders.through(lab, name, command, path).split()[0]))
+    notes = {name: f"{statistics.median(found):,.0f}/s" for name, found in rates.items()}
+    for name, found in costs.items():
+        notes[name] += f", engine {statistics.median(found):,.0f} µs of CPU each"
+    yield Row(f"{what}: direct", statistics.median(rates["direct"]), "/s")
+    yield from _rows(what, rates, notes)
 
 
 def _idle(lab: Lab, names: list[str]) -> Iterator[Row]:
@@ -75,32 +95,15 @@ def _idle(lab: Lab, names: list[str]) -> Iterator[Row]:
         yield Row(f"requests/s beside {_IDLE:,} idle: {name}", ratio, note=note)
 
 
-def _counted(lab: Lab, what: str, names: list[str], command: list[str], path: str) -> Iterator[Row]:
-    rates: Figures = {name: [] for name in ("direct", *names)}
-    costs: Figures = {name: [] for name in names}
-    for _ in range(lab.rounds):
-        rates["direct"].append(float(lab.run([*command, _near(lab, path)]).split()[0]))
-        for name in names:
-            ran = _sandboxed(lab, name, [*command, f"http://{_HOST}{path}"])
-            rate, count = map(float, ran.stdout.split())
-            rates[name].append(rate)
-            costs[name].append(ran.cpu / count * 1e6)
-    notes = {
-        name: f"{statistics.median(rates[name]):,.0f}/s, engine "
-        f"{statistics.median(costs[name]):,.0f} µs of CPU each"
-        for name in names
-    }
-    yield Row(f"{what}: direct", statistics.median(rates["direct"]), "/s")
-    yield from _rows(what, rates, names, notes)
-
-
-def _rows(what: str, found: Figures, names: list[str], notes: dict[str, str]) -> Iterator[Row]:
-    for name in names:
-        ratio = median_ratio(found[name], found["direct"])
-        yield Row(f"{what}: {name} / direct", ratio, note=notes[name])
-    if {"tproxy", "tun"} <= set(names):
+def _rows(what: str, found: Figures, notes: dict[str, str]) -> Iterator[Row]:
+    for name in found:
+        if name != "direct":
+            ratio = median_ratio(found[name], found["direct"])
+            yield Row(f"{what}: {name} / direct", ratio, note=notes[name])
+    if {"tproxy", "tun"} <= set(found):
         ratio = median_ratio(found["tun"], found["tproxy"])
         yield Row(f"{what}: tun / tproxy", ratio, bar=("at least", _BAR))
+    yield from outsiders.rows(what, found, median_ratio)
 
 
 def _near(lab: Lab, path: str) -> str:
@@ -108,5 +111,8 @@ def _near(lab: Lab, path: str) -> str:
 
 
 def _sandboxed(lab: Lab, redirector: str, command: list[str]) -> Ran:
-    mapped = f"{_HOST}=127.0.0.1:{lab.server.http}"
-    return lab.sandboxed(command, "--map-host", mapped, "--redirector", redirector)
+    options = ["--map-host", f"{_HOST}=127.0.0.1:{lab.server.http}"]
+    if redirector == outsiders.OURS:
+        redirector = "tun"
+        options += ["--passthrough", _HOST]
+    return lab.sandboxed(command, *options, "--redirector", redirector)

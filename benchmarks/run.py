@@ -68,7 +68,7 @@ def main() -> int:
             except FileNotFoundError as error:
                 raise Missing(f"{error} is not installed") from None
 
-        lab = Lab(folder, start, given.rounds, given.seconds, _progress)
+        lab = Lab(folder, start, given.rounds, given.seconds, _progress, given.peers)
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.rounds} rounds")
         for name in names:
             for row in _rows(name, lab):
@@ -94,7 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often to measure each variant")
     parser.add_argument("--seconds", type=int, default=2, help="how long each load lasts")
     parser.add_argument(
-        "--peers", action="store_true", help="measure mitmproxy too (pip installs it)"
+        "--peers", action="store_true", help="measure others' programs too (pip installs two)"
     )
     parser.add_argument("--strict", action="store_true", help="status 1 when a bar is missed")
     given = parser.parse_args()

@@ -22,6 +22,7 @@ from pytest_netcapture.settings import (
     Settings,
     check_ca_file,
     parse_mapping,
+    parse_pattern,
 )
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -31,12 +32,13 @@ def main() -> None:
     given = _arguments()
     settings = Settings(
         map_host=tuple(parse_mapping(m, "--map-host") for m in given.map_host),
+        passthrough=tuple(parse_pattern(p, "--passthrough") for p in given.passthrough),
         upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in given.upstream_ca),
         cassette=_cassette(given.record, given.replay),
     )
     session = Session.start(Settings(redirector=given.redirector))
     scope = session.begin("benchmark", settings)
-    engine = engine_of(session)
+    engine = session.engine_pid
     cpu = _cpu_seconds(engine)
     start = time.perf_counter()
     done = subprocess.run(given.program, stdout=subprocess.PIPE, text=True, check=False)
@@ -64,6 +66,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--replay")
     parser.add_argument("--redirector", default="auto")
     parser.add_argument("--map-host", action="append", default=[])
+    parser.add_argument("--passthrough", action="append", default=[])
     parser.add_argument("--upstream-ca", action="append", default=[])
     parser.add_argument("program", nargs=argparse.REMAINDER)
     given = parser.parse_args()
@@ -75,18 +78,6 @@ def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
     if replay:
         return CassetteUse(os.path.abspath(replay), RecordMode.NONE, repeat=Repeat.ANY)
     return CassetteUse(os.path.abspath(record), RecordMode.REWRITE) if record else None
-
-
-def engine_of(session: Session) -> int:
-    """Return the process whose standard error is the session's engine log."""
-    log = os.path.join(session._runtime.path, "engine.log")
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and os.readlink(f"/proc/{name}/fd/2") == log:
-                return int(name)
-        except OSError:
-            continue
-    return 0
 
 
 def peak_memory(pid: int) -> int:

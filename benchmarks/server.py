@@ -46,6 +46,7 @@ http {{
         listen 127.0.0.1:{https} ssl backlog=4096;
         listen 127.0.0.1:{http} backlog=4096;
         listen 127.0.0.1:{http2} ssl http2 backlog=4096;
+        listen unix:{folder}/socket;
         root {folder}/files;
     }}
 }}
@@ -61,6 +62,11 @@ class Server:
     https: int
     http: int
     http2: int
+
+    @property
+    def unix(self) -> str:
+        """Return the path of its Unix socket, which speaks plain HTTP."""
+        return os.path.join(self.folder, "socket")
 
     def file(self, name: str, size: int) -> str:
         """Serve `size` random bytes as /NAME; return that path."""

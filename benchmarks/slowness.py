@@ -8,13 +8,13 @@ import statistics
 import sys
 from collections.abc import Iterator
 
-from figures import Row
+from figures import Bar, Row
 from lab import HERE, Lab
 from redirectors import available
 
 _TIMES = 20
 _LARGE = 8 << 20
-_BAR = ("at most", 10.0)
+_BAR: Bar = ("at most", 10.0)
 
 
 def measure(lab: Lab) -> Iterator[Row]:
@@ -31,9 +31,10 @@ def measure(lab: Lab) -> Iterator[Row]:
 def _latency(what: str, told: dict[str, list[float]]) -> Row:
     quick = statistics.median(told["without"])
     added = [seconds - quick for seconds in told["with"]]
-    off = statistics.mean(abs(a / b - 1) * 100 for a, b in zip(added, told["late"], strict=True))
-    least, mean, most = (f"{f(added) * 1e3:.1f}" for f in (min, statistics.mean, max))
-    return Row(what, off, "% off", bar=_BAR, note=f"{mean} ms on average, {least} to {most}")
+    shares = [a / b for a, b in zip(added, told["late"], strict=True)]
+    off = abs(statistics.median(shares) - 1) * 100
+    least, middle, most = (f"{f(added) * 1e3:.1f}" for f in (min, statistics.median, max))
+    return Row(what, off, "% off", bar=_BAR, note=f"{middle} ms at the median, {least} to {most}")
 
 
 def _told(lab: Lab, name: str, path: str, times: int, *asked: str) -> dict[str, list[float]]:

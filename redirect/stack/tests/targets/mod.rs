@@ -11,6 +11,7 @@ use netcapture_stack::record::{Record, faults};
 use netcapture_stack::stack::{Event, Options, Refusal, Stack};
 
 const MTU: usize = 1500;
+const CUT: usize = 100;
 
 /// A packet with headers that are consistent, and whatever else `data` says.
 pub fn shaped(data: &[u8]) -> Vec<u8> {
@@ -60,9 +61,10 @@ pub fn headers(data: &[u8]) {
     }
     packet::is_intact(data);
     segments(data, &header);
-    if header.key.source.is_ipv6() && header.end == data.len() {
-        let pieces = packet::fragments_v6(data, MTU);
-        assert!(pieces.iter().all(|piece| piece.len() <= MTU && packet::parse(piece).is_some()));
+    if header.key.source.is_ipv6() && header.end == data.len() && data.len() > CUT {
+        let pieces = packet::fragments_v6(data, CUT);
+        assert!(pieces.len() > 1);
+        assert!(pieces.iter().all(|piece| piece.len() <= CUT && packet::parse(piece).is_some()));
         let mut reassembly = Reassembly::default();
         let take = |piece: &Vec<u8>| reassembly.take(0, piece, &packet::parse(piece).unwrap());
         let found: Vec<Vec<u8>> = pieces.iter().filter_map(take).collect();
