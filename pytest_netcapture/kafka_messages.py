@@ -32,6 +32,8 @@ NAMES = re.findall(
 )
 """Of calls, by their numbers."""
 FLEXIBLE = {PRODUCE: 9, FETCH: 12, METADATA: 9, HEARTBEAT: 4}
+_HEAD = struct.Struct(">iHHih")
+_CALLS, _VERSIONS, _LONGEST_NAME = 100, 20, 250
 _BATCH = struct.Struct(">qiibIhiqqqhii")
 _COMPRESSION = ("", "gzip", "snappy", "lz4", "zstd")
 
@@ -62,8 +64,17 @@ class Record(NamedTuple):
 
 
 def begins_like_kafka(data: bytes) -> bool:
-    """Tell by the first request of every client since 0.10: which versions there are."""
-    return len(data) > 8 and data[0] == 0 and data[4:7] == b"\0\x12\0" and data[7] <= 15
+    """Tell by the head of a request: its numbers are small, and the client's name is one.
+
+    Metadata, with which no client since 0.10 begins, is left out: PostgreSQL begins like it.
+    """
+    if len(data) < _HEAD.size:
+        return False
+    size, call, version, _, name = _HEAD.unpack_from(data)
+    known = call < _CALLS and call != METADATA and version <= _VERSIONS
+    said = data[_HEAD.size : _HEAD.size + max(name, 0)]
+    fits = -1 <= name <= _LONGEST_NAME and _HEAD.size - 4 + max(name, 0) <= size <= LIMIT
+    return known and fits and len(said) == max(name, 0) and (not said or said.isascii())
 
 
 class Splitter:

@@ -10,7 +10,7 @@
 5. Redis is an array of strings, as all its clients write commands.
 6. PostgreSQL is a length and a version or request code (its manual, "Message Formats"); what begins
    with two NULs and has not eight bytes is waited for.
-7. MongoDB is a head whose four numbers fit, Kafka a question for versions; no other protocol here
+7. MongoDB is a head whose four numbers fit, Kafka one with a client's name; no other protocol here
    begins like one.
 """
 

@@ -14,6 +14,7 @@ from playbook import Playbook, talk_unchanged
 
 from pytest_netcapture.engine.layers.layer import Deny, Play
 from pytest_netcapture.engine.layers.opening import OpeningLayer
+from pytest_netcapture.engine.layers.sniff import Guess, sniff
 from pytest_netcapture.flows import Origin
 from pytest_netcapture.kafka_messages import Record, Splitter, positions, produced, request, topics
 from pytest_netcapture.unreadable import Unreadable
@@ -98,6 +99,26 @@ def test_an_answer_gets_the_number_of_the_request_that_is_there() -> None:
     assert play.flow.notes["client"] == b"app"
     again = asked(METADATA, struct.pack(">i", 1) + string("orders"), number=31)
     replayed(play).client(again).expect_client(told(b"brokers", number=31))
+
+
+@pytest.mark.parametrize("call", [PRODUCE, FETCH, HEARTBEAT, 11])
+def test_a_connection_may_begin_with_any_call(call: int) -> None:
+    assert sniff(asked(call, b"\0")) is Guess.KAFKA
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack(">ihh", 40, 3, 0) + b"user\0app\0database\0shop\0\0",
+        asked(PRODUCE)[:13],
+        asked(PRODUCE, version=99),
+        asked(999),
+        struct.pack(">i", 9) + asked(PRODUCE)[4:],
+        asked(PRODUCE).replace(b"app", b"\xff\xfe\xfd"),
+    ],
+)
+def test_what_does_not_begin_like_one(data: bytes) -> None:
+    assert sniff(data) is not Guess.KAFKA
 
 
 def test_records_are_messages_however_they_are_packed() -> None:

@@ -32,7 +32,7 @@ func consume(ctx context.Context, options ...kgo.Opt) {
 }
 
 func main() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
 	defer cancel()
 	seeds := kgo.SeedBrokers(os.Args[1])
 	client, err := kgo.NewClient(seeds, kgo.AllowAutoTopicCreation())
