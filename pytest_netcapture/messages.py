@@ -26,6 +26,7 @@ from pytest_netcapture.mock_messages import (
     OpenQuestions,
     Questions,
     SetMock,
+    SetName,
     Unused,
 )
 from pytest_netcapture.settings import Settings
@@ -276,6 +277,7 @@ Request: TypeAlias = (
     | SavePackets
     | SetMock
     | SetFault
+    | SetName
     | CutAll
     | GetSchedule
     | GetCalls

@@ -63,6 +63,7 @@ from pytest_netcapture.mock_messages import (
     GetUnused,
     OpenQuestions,
     Questions,
+    SetName,
     Unused,
 )
 from pytest_netcapture.mocks import Mock
@@ -175,6 +176,10 @@ class TestScope:
         if not self.mocks:
             return []
         return self._session.channel.ask(GetUnused(self.id), Unused)[0].mocks
+
+    def set_name(self, name: SetName) -> None:
+        """Let the engine know what to answer for a name. Raises `UsageError`."""
+        self._session.channel.ask(msgspec.structs.replace(name, scope=self.id), Done)
 
     def set_fault(self, fault: SetFault) -> None:
         """Let the engine know a fault."""

@@ -49,6 +49,7 @@ from pytest_netcapture.mock_messages import (
     OpenQuestions,
     Questions,
     SetMock,
+    SetName,
     Unused,
 )
 
@@ -82,6 +83,7 @@ class Requests:
             Publish: self._publish,
             SetMock: self._set_mock,
             SetFault: self._set_fault,
+            SetName: self._set_name,
             CutAll: self._cut_all,
             GetSchedule: self._schedule,
             GetCalls: self._calls,
@@ -225,6 +227,10 @@ class Requests:
 
     def _set_fault(self, request: SetFault) -> Answer:
         self._engine.scopes.get(request.scope).faults.add(request)
+        return Done(), ()
+
+    def _set_name(self, request: SetName) -> Answer:
+        self._engine.scopes.get(request.scope).names.add(request)
         return Done(), ()
 
     def _cut_all(self, request: CutAll) -> Answer:
