@@ -196,6 +196,11 @@ class TestScope:
             return []
         return self._session.channel.ask(GetSchedule(self.id), Schedule)[0].lines
 
+    def struck(self) -> int:
+        """Return how many of the test's flows a fault has struck; any thread may ask."""
+        flows = self._session.channel.ask(GetFlows(self.id), FlowList)[0].flows
+        return sum(bool(flow.fault) for flow in flows)
+
     def cut(self) -> None:
         """Reset the connections that the test has left, so that nothing waits for them."""
         self._session.channel.ask(CutAll(self.id), Done)
