@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from pytest_netcapture import claims, programs, snapshots
+from pytest_netcapture import claims, openapi, programs, snapshots
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
 from pytest_netcapture.fault_messages import SetFault
 from pytest_netcapture.faults import Fault
@@ -44,6 +44,7 @@ from pytest_netcapture.flows import (
 )
 from pytest_netcapture.matching import Criteria
 from pytest_netcapture.messages import CassetteState
+from pytest_netcapture.mock_messages import SetName
 from pytest_netcapture.mocks import Mock
 from pytest_netcapture.ports import check_port
 from pytest_netcapture.programs import CompletedProgram, Program
@@ -91,6 +92,9 @@ class FlowSource(Protocol):
 
     def calls(self, number: int) -> list[AnyFlow]:
         """Return the exchanges that mock `number` has answered."""
+
+    def set_name(self, name: SetName) -> None:
+        """Let answers for a name hold. Raises `UsageError`."""
 
     def set_fault(self, fault: SetFault) -> None:
         """Let a fault hold."""
@@ -375,6 +379,37 @@ class Netcapture:
         Say with what: ``.respond(201, json={...})``, ``.respond_with(function)``.
         """
         return Mock(self._source, method, url, criteria)
+
+    def mock_dns(self, name: str, rtype: str, /, *data: str, ttl: int = 60) -> None:
+        """Answer look-ups of `name` (or a glob) with records of a type, for the rest of this test.
+
+        `data` as in a zone file: "10.0.0.1" for A, "10 mail.example.com." for MX. Without any the
+        name exists, and has no such record. So it is for types that are not given.
+        """
+        place = "netcapture.mock_dns"
+        for one in (name, rtype, *data):
+            if not isinstance(one, str) or not one:
+                cure = 'write mock_dns("db.example.com", "A", "10.0.0.1")'
+                raise UsageError(f"{place}: {one!r} is not text", cure=cure)
+        if not isinstance(ttl, int) or isinstance(ttl, bool) or ttl < 0:
+            raise UsageError(f"{place}: ttl={ttl!r} is no number of seconds", cure="write ttl=60")
+        known = name.lower().rstrip(".")
+        self._source.set_name(SetName(0, known, rtype.upper(), list(data), ttl))
+
+    def mock_openapi(
+        self, document: str | os.PathLike[str] | Mapping[str, Any], *, server: str | None = None
+    ) -> dict[str, Mock]:
+        """Mock each operation of an OpenAPI document: a file, or the document itself, parsed.
+
+        Returns the mocks by `operationId`, or "GET /path" where there is none. `server` is the url
+        before the paths, if it is not the document's first one.
+        """
+        return {
+            one.name: self.mock(one.method, one.url).respond(
+                one.status, content=one.body, headers=one.headers
+            )
+            for one in openapi.operations(document, server)
+        }
 
     def fault(self, method: Any = None, url: Any = None, /, **criteria: Any) -> Fault:
         """Let matching traffic go wrong for the rest of this test, live, played or mocked.

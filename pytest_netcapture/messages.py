@@ -25,6 +25,7 @@ from pytest_netcapture.mock_messages import (
     OpenQuestions,
     Questions,
     SetMock,
+    SetName,
     Unused,
 )
 from pytest_netcapture.settings import Settings
@@ -289,6 +290,7 @@ Request: TypeAlias = (
     | SavePackets
     | SetMock
     | SetFault
+    | SetName
     | CutAll
     | GetSchedule
     | GetCalls

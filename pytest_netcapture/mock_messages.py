@@ -44,6 +44,16 @@ class SetMock(msgspec.Struct, tag=True):
     """It matches in this state of the test only."""
 
 
+class SetName(msgspec.Struct, tag=True):
+    """Answer questions for `name` (a glob) and type `rtype`; other types have no answer."""
+
+    scope: int
+    name: str
+    rtype: str
+    data: list[str]
+    ttl: int
+
+
 class GetCalls(msgspec.Struct, tag=True):
     """The exchanges that a mock has answered or passed on, programs' of the scope included."""
 

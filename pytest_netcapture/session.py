@@ -62,6 +62,7 @@ from pytest_netcapture.mock_messages import (
     GetUnused,
     OpenQuestions,
     Questions,
+    SetName,
     Unused,
 )
 from pytest_netcapture.mocks import Mock
@@ -170,6 +171,10 @@ class TestScope:
             return []
         return self._session.channel.ask(GetUnused(self.id), Unused)[0].mocks
 
+    def set_name(self, name: SetName) -> None:
+        """Let the engine know what to answer for a name. Raises `UsageError`."""
+        self._session.channel.ask(msgspec.structs.replace(name, scope=self.id), Done)
+
     def set_fault(self, fault: SetFault) -> None:
         """Let the engine know a fault."""
         self._faults = True
@@ -184,6 +189,11 @@ class TestScope:
         if not self._faults:
             return []
         return self._session.channel.ask(GetSchedule(self.id), Schedule)[0].lines
+
+    def struck(self) -> int:
+        """Return how many of the test's flows a fault has struck; any thread may ask."""
+        flows = self._session.channel.ask(GetFlows(self.id), FlowList)[0].flows
+        return sum(bool(flow.fault) for flow in flows)
 
     def cut(self) -> None:
         """Reset the connections that the test has left, so that nothing waits for them."""

@@ -47,6 +47,8 @@ FIXTURE = {
     "http",
     "map_host",
     "mock",
+    "mock_dns",
+    "mock_openapi",
     "mongo",
     "passthrough",
     "popen",

@@ -21,7 +21,7 @@ from pytest_netcapture.fault_messages import SetFault
 from pytest_netcapture.faults import Fault, FaultSource
 from pytest_netcapture.settings import Settings
 
-_SLOW = "300ms"
+_SLOW = "200ms"
 _RETRY_AFTER = {"Retry-After": "1"}
 _FRAMING = frozenset(("content-length", "content-encoding", "transfer-encoding", "connection"))
 

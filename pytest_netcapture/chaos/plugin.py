@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -19,10 +21,10 @@ from pytest_netcapture.chaos import recorded
 from pytest_netcapture.chaos.cells import CELL, Cell, cell_item, settings_of
 from pytest_netcapture.chaos.kinds import BY_NAME, Answer, arm
 from pytest_netcapture.chaos.outcomes import Result, judged
-from pytest_netcapture.chaos.watch import Hung, Watch
+from pytest_netcapture.chaos.watch import Hung, Watch, Watcher
 from pytest_netcapture.errors import CassetteError, UsageError
 from pytest_netcapture.plugin import ACTIVE
-from pytest_netcapture.session import TestScope
+from pytest_netcapture.session import Session, TestScope
 from pytest_netcapture.settings import Settings
 from pytest_netcapture.sources import Sources
 
@@ -43,6 +45,8 @@ class ChaosRun:
         self._config = config
         self._sources: Sources | None = None
         self._counts: dict[str, int] = {}
+        self._frozen = False
+        self._watcher: Watcher | None = None
         self._stopped_for = 0.0
         """Seconds spent in cells that were stopped at their limit."""
 
@@ -59,6 +63,10 @@ class ChaosRun:
                     found += self._cells(node)
             report.result = found
         return report
+
+    def pytest_collection_finish(self) -> None:
+        """Begin to watch, as long as no test runs."""
+        self._watcher = self._watcher or Watcher()
 
     def _cells(self, test: pytest.Function) -> list[pytest.Function]:
         if self._sources is None:  # conftests have been read by now
@@ -112,8 +120,20 @@ class ChaosRun:
         """Look what was struck, and free what still waits, before the test's books are closed."""
         cell = item.stash.get(CELL, None)
         if cell is not None:
-            cell.struck = sum(bool(flow.fault) for flow in scope.flows())
+            cell.struck = scope.struck()
             scope.cut()
+            self._forget_failure()
+
+    def _forget_failure(self) -> None:
+        """Let go of what a failure's traceback holds: sockets, for which a namespace would wait."""
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            if hasattr(sys, name):
+                delattr(sys, name)
+        if not self._frozen:  # what was there before cells is not looked through each time
+            self._frozen = True
+            gc.collect()
+            gc.freeze()
+        gc.collect()
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -121,22 +141,23 @@ class ChaosRun:
         if cell is None:
             return (yield)
         limit = cell.limit if self._stopped_for < _BUDGET else min(_SHORT, cell.limit)
-        watch = Watch(limit, silent=cell.kind.name == "timeout", work=self._works_too_much(cell))
+        active: Any = self._config.pluginmanager.get_plugin(ACTIVE)
+        scope = active.session.scope
+        watch = Watch(
+            limit,
+            silent=cell.kind.name == "timeout",
+            struck=scope.struck,
+            work=_works_too_much(active.session, cell),
+        )
         began = _clock()
+        assert self._watcher is not None
         try:
-            with watch:
+            with self._watcher.watching(watch):
                 return (yield)
         finally:
             cell.seconds = _clock() - began
             cell.hung, cell.shortened = watch.hung, watch.shortened
             self._stopped_for += cell.seconds if watch.hung else 0
-
-    def _works_too_much(self, cell: Cell) -> Callable[[], bool]:
-        """Return what tells whether a cell's test has made far more exchanges than recorded."""
-        active: Any = self._config.pluginmanager.get_plugin(ACTIVE)
-        page = active.session.page
-        most = page.changes + _MOST_CHANGES * (1 + cell.of)
-        return lambda: bool(page.changes > most)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -178,6 +199,13 @@ class ChaosRun:
                 if path is not None and "site-packages" not in path.parts:
                     return f"{path}:{entry.lineno + 1}"
         return ""
+
+
+def _works_too_much(session: Session, cell: Cell) -> Callable[[], bool]:
+    """Return what tells whether a cell's test has made far more exchanges than recorded."""
+    page = session.page
+    most = page.changes + _MOST_CHANGES * (1 + cell.of)
+    return lambda: page.changes > most
 
 
 __all__ = ["CELLS", "RESULT", "ChaosRun", "Result"]

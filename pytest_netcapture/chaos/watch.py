@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -33,7 +33,7 @@ _MOST_TIMEOUTS = 10
 _STEP = 0.03
 _AGAIN = 0.2
 _OURS = "pytest_netcapture.channel"
-_monotonic, _wait = time.monotonic, threading.Event.wait
+_monotonic, _sleep = time.monotonic, time.sleep
 
 
 class Hung(BaseException):
@@ -41,94 +41,125 @@ class Hung(BaseException):
 
 
 class Watch:
-    """Watches one run of a test: a context manager of its main thread."""
+    """What is watched of one run of a test. `shortened`: seconds that were not waited."""
 
-    def __init__(self, limit: float, *, silent: bool, work: Callable[[], bool]) -> None:
-        """`silent`: the server never answers. `work` tells whether too much has been done."""
-        self._limit = limit
-        self._silent = silent
-        self._work = work
-        self._main = threading.main_thread()
-        self._done = threading.Event()
-        self._raise: BaseException | None = None
+    def __init__(
+        self, limit: float, *, silent: bool, struck: Callable[[], int], work: Callable[[], bool]
+    ) -> None:
+        """`silent`: the server never answers. `work` tells whether too much has been done.
+
+        `struck` asks the engine how often the fault has struck: a slow engine is no server that
+        hangs.
+        """
+        self.limit = limit
+        self.silent = silent
+        self.struck = struck
+        self.work = work
         self.hung = ""
         """Why the test was stopped."""
         self.shortened: list[float] = []
-        """Seconds of waiting that were not waited."""
 
-    def __enter__(self) -> None:
-        self._before = signal.signal(SIGNAL, self._interrupted)
-        self._thread = threading.Thread(target=self._look, name="netcapture-chaos", daemon=True)
-        self._thread.start()
 
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._raise = None
-        self._thread.join()
-        signal.signal(SIGNAL, self._before)
+class Watcher:
+    """The thread that watches; made in the main thread, outside of any test, for the whole run.
+
+    A thread of a test's own would have the engine look for what it has left.
+    """
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread()
+        self._lock = threading.Lock()
+        self._due = threading.Event()
+        self._watch: Watch | None = None
+        self._raise: BaseException | None = None
+        threading.Thread(target=self._run, name="netcapture-chaos", daemon=True).start()
+
+    @contextlib.contextmanager
+    def watching(self, watch: Watch) -> Iterator[None]:
+        """Watch what the main thread does meanwhile."""
+        before = signal.signal(SIGNAL, self._interrupted)
+        self._watch = watch
+        self._due.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watch = self._raise = None
+                self._due.clear()
+            signal.signal(SIGNAL, before)
 
     def _interrupted(self, _number: int, frame: FrameType | None) -> None:
         error, self._raise = self._raise, None
-        if error is None or self._done.is_set():
-            return
         while frame is not None:
             if frame.f_globals.get("__name__") == _OURS:
                 return  # said again soon
             frame = frame.f_back
-        raise error
+        if error is not None:
+            raise error
 
-    def _send(self, error: BaseException) -> None:
-        self._raise = error
-        with contextlib.suppress(ProcessLookupError):
-            signal.pthread_kill(self._main.ident or 0, SIGNAL)
+    def _send(self, watch: Watch, error: BaseException) -> None:
+        with self._lock:
+            if self._watch is watch:
+                self._raise = error
+                signal.pthread_kill(self._main.ident or 0, SIGNAL)
 
-    def _look(self) -> None:
+    def _run(self) -> None:
+        while True:
+            self._due.wait()
+            if (watch := self._watch) is not None:
+                self._look(watch)
+
+    def _look(self, watch: Watch) -> None:
         started = quiet_since = _monotonic()
         own = threading.get_native_id()
         last: dict[int, waiting.Wait] | None = None
-        while not _wait(self._done, _AGAIN if self.hung else _STEP):
+        while self._watch is watch:
+            _sleep(_AGAIN if watch.hung else _STEP)
             now = _monotonic()
-            if self.hung:
-                self._send(Hung(self.hung))
+            if watch.hung:
+                self._send(watch, Hung(watch.hung))
                 continue
             waits = waiting.of_all(own)
-            if self._work():
-                self._stop("it asked again and again: are its retries limited?")
-                continue
-            if now - started > self._limit:
-                self._stop(f"it still {_doing(waits)} after {self._limit:g} s")
-                continue
-            if waits is None or waits != last:
+            if watch.work():
+                self._stop(watch, "it asked again and again: are its retries limited?")
+            elif now - started > watch.limit:
+                self._stop(watch, f"it still {_doing(waits)} after {watch.limit:g} s")
+            elif waits is None or waits != last:
                 last, quiet_since = waits, now
-            elif now - quiet_since >= (_QUIET if self._silent else _QUIET_OF_SLOW):
-                self._quiet(waits)
+            elif now - quiet_since >= (_QUIET if watch.silent else _QUIET_OF_SLOW):
+                self._quiet(watch, waits)
                 quiet_since = now
 
-    def _quiet(self, waits: dict[int, waiting.Wait]) -> None:
+    def _quiet(self, watch: Watch, waits: dict[int, waiting.Wait]) -> None:
         """Act on a test of which no thread has run for a while."""
+        struck = watch.struck()
+        if waiting.of_all(threading.get_native_id()) != waits:
+            return
+        if watch.silent and struck <= len(watch.shortened):
+            return
         longest = max((w.seconds for w in waits.values() if w.seconds < math.inf), default=math.inf)
         if longest == math.inf:
-            self._stop("it waited without a time-out")
+            self._stop(watch, "it waited without a time-out")
             return
-        if not self._silent:
+        if not watch.silent:
             return
-        if len(self.shortened) >= _MOST_TIMEOUTS:
-            self._stop(f"it timed out {_MOST_TIMEOUTS} times: are its retries limited?")
+        if len(watch.shortened) >= _MOST_TIMEOUTS:
+            self._stop(watch, f"it timed out {_MOST_TIMEOUTS} times: are its retries limited?")
             return
         main = waits.get(self._main.native_id or 0)
         if main is None or main.seconds == math.inf:
             return
         if waiting.on_socket(main):
-            self.shortened.append(main.seconds)
-            self._send(TimeoutError("timed out"))
+            watch.shortened.append(main.seconds)
+            self._send(watch, TimeoutError("timed out"))
         elif main.call.startswith("epoll") and (loop := _loop_of(self._main.ident or 0)):
-            self.shortened.append(main.seconds)
+            watch.shortened.append(main.seconds)
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_next_timer_now, loop)
 
-    def _stop(self, why: str) -> None:
-        self.hung = why
-        self._send(Hung(why))
+    def _stop(self, watch: Watch, why: str) -> None:
+        watch.hung = why
+        self._send(watch, Hung(why))
 
 
 def _doing(waits: dict[int, waiting.Wait] | None) -> str:

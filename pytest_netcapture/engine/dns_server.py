@@ -97,6 +97,8 @@ class DnsServer:
             flow.fault = f"dns_error {flow.rcode.lower() or 'timeout'}"
             flow.error = None if flow.rcode else FlowError("timeout", "a fault")
             return None
+        if not scope.sealed and scope.names.answer(flow):
+            return None
         mocked = Reach.NO if scope.sealed else scope.reach_of_name(flow.name)
         if mocked is Reach.YES:
             self._give_stable(flow)

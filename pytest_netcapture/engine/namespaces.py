@@ -145,6 +145,10 @@ class Pool:
         """Tell whether no process is left in it. Looks at all of them: not on the loop's thread."""
         return not processes.processes_in({namespace.inode})
 
+    def are_empty(self, namespaces: Iterable[EngineNamespace]) -> bool:
+        """Tell whether no process is left in any of them: for one look at all processes."""
+        return not processes.processes_in({namespace.inode for namespace in namespaces})
+
     def moved(self, tick: int, last_number: int, identity: int) -> None:
         """Learn where the test process is, if that cannot be seen."""
 

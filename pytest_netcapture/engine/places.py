@@ -60,6 +60,9 @@ class PlacePool(Pool):
     def fill(self) -> None:
         """Do nothing."""
 
+    def are_empty(self, namespaces: Iterable[EngineNamespace]) -> bool:
+        return all(map(self.is_empty, namespaces))
+
     def is_empty(self, namespace: EngineNamespace) -> bool:
         return not self._places.inside(namespace.id)
 

@@ -49,6 +49,7 @@ from pytest_netcapture.mock_messages import (
     OpenQuestions,
     Questions,
     SetMock,
+    SetName,
     Unused,
 )
 
@@ -69,6 +70,7 @@ class Requests:
         self._secrets = Secrets.from_environ(engine.options.secrets)
         self._leases: dict[int, EngineNamespace] = {}
         self._lingering: list[Scope] = []
+        self._looking = self._look_again = False
         self._flushing: set[int] = set()
         self._handlers: dict[type, Callable[..., Answer | Awaitable[Answer] | None]] = {
             Lease: self._lease,
@@ -82,6 +84,7 @@ class Requests:
             Publish: self._publish,
             SetMock: self._set_mock,
             SetFault: self._set_fault,
+            SetName: self._set_name,
             CutAll: self._cut_all,
             GetSchedule: self._schedule,
             GetCalls: self._calls,
@@ -227,6 +230,10 @@ class Requests:
         self._engine.scopes.get(request.scope).faults.add(request)
         return Done(), ()
 
+    def _set_name(self, request: SetName) -> Answer:
+        self._engine.scopes.get(request.scope).names.add(request)
+        return Done(), ()
+
     def _cut_all(self, request: CutAll) -> Answer:
         for connection in list(self._engine.connections):
             if isinstance(connection, Connection) and connection.scope.id == request.scope:
@@ -317,7 +324,8 @@ class Requests:
         if clean:
             self._engine.loop.call_soon(self._sweep, scope)
         else:
-            self._engine.loop.run_in_executor(None, self._look_around)
+            self._look_again = True
+            self._look()
 
     def _sweep(self, scope: Scope) -> None:
         namespace = scope.namespace
@@ -329,11 +337,28 @@ class Requests:
             self._engine.redirector.renew(namespace)
             self._engine.pool.give_back(namespace)
 
+    def _look(self) -> None:
+        """Look around in a thread; one look at a time, since each is at all processes."""
+        if self._look_again and not self._looking:
+            self._looking, self._look_again = True, False
+            self._engine.loop.run_in_executor(None, self._look_around)
+
+    def _looked(self) -> None:
+        self._looking = False
+        self._look()
+
     def _look_around(self) -> None:
         """Sweep the namespaces that hold no process any more. Runs in a thread."""
-        for scope in list(self._lingering):
-            if scope.namespace is not None and self._engine.pool.is_empty(scope.namespace):
-                self._engine.loop.call_soon_threadsafe(self._sweep, scope)
+        left = [(scope, scope.namespace) for scope in list(self._lingering)]
+        held = [(scope, namespace) for scope, namespace in left if namespace is not None]
+        pool, loop = self._engine.pool, self._engine.loop
+        try:
+            every = pool.are_empty([namespace for _, namespace in held])
+            for scope, namespace in held:
+                if every or pool.is_empty(namespace):
+                    loop.call_soon_threadsafe(self._sweep, scope)
+        finally:
+            loop.call_soon_threadsafe(self._looked)
 
     def _flush(self, scope: Scope) -> None:
         self._flushing.discard(scope.id)

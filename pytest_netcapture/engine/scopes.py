@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from pytest_netcapture.cassettes.store import Cassette
 from pytest_netcapture.engine.faults import Faults
+from pytest_netcapture.engine.mocked_names import MockedNames
 from pytest_netcapture.engine.mocks import Mocks, Reach
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, ServiceFlow
@@ -35,6 +36,7 @@ class Scope:
     settings: Settings
     mocks: Mocks = field(default_factory=Mocks)
     faults: Faults = field(default_factory=Faults)
+    names: MockedNames = field(default_factory=MockedNames)
     cassette: Cassette | None = None
     namespace: EngineNamespace | None = None
     active: bool = True
@@ -123,7 +125,7 @@ class Scopes:
         """Begin a program's scope: it shares all of its parent but the flows."""
         scope = self.begin(identity, nodeid, parent.settings, namespace)
         scope.cassette, scope.parent = parent.cassette, parent
-        scope.mocks, scope.faults = parent.mocks, parent.faults
+        scope.mocks, scope.faults, scope.names = parent.mocks, parent.faults, parent.names
         parent.children.append(scope)
         return scope
 

@@ -107,3 +107,39 @@ def test_state(project):
     result = project.run()
     result.assert_outcomes(passed=2, failed=1)
     assert "netcapture.mock(...).when: 'cart': 1 is no state" in result.stdout.str()
+
+
+def test_names(project):
+    project.test(
+        """
+        import dns.resolver
+
+        def records(name, kind):
+            return [one.to_text() for one in dns.resolver.resolve(name, kind, lifetime=20)]
+
+        @pytest.mark.netcapture(block=True, allow=["loopback"])
+        def test_it(netcapture):
+            netcapture.mock_dns("db.nowhere.example", "A", "10.1.2.3", "10.1.2.4", ttl=5)
+            netcapture.mock_dns("*.mail.example", "MX", "10 one.mail.example.")
+            netcapture.mock_dns("*.mail.example", "TXT", '"v=spf1 -all"')
+            found = socket.getaddrinfo("db.nowhere.example", 1, type=socket.SOCK_STREAM)
+            assert {one[4][0] for one in found} == {"10.1.2.3", "10.1.2.4"}
+            assert records("my.mail.example", "MX") == ["10 one.mail.example."]
+            assert records("my.mail.example", "TXT") == ['"v=spf1 -all"']
+            with pytest.raises(dns.resolver.NoAnswer):
+                records("my.mail.example", "SRV")
+            assert netcapture.dns.last.origin.value == "mocked"
+            netcapture.mock_dns("db.nowhere.example", "A", "10.9.9.9")
+            assert socket.gethostbyname("db.nowhere.example") == "10.9.9.9"
+
+        def test_what_is_no_record(netcapture):
+            netcapture.mock_dns("db.nowhere.example", "A", "localhost")
+
+        def test_what_is_no_type(netcapture):
+            netcapture.mock_dns("db.nowhere.example", "AX", "localhost")
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=2)
+    assert "'localhost' is no A record" in result.stdout.str()
+    assert "'AX' is no type of record" in result.stdout.str()
