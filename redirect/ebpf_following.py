@@ -36,6 +36,9 @@ _FORK, _EXEC, _EXIT = 1, 2, 0x8000_0000
 _BUFFER = 4 << 20
 _READ_ROUNDS = 256
 _AT = k.NLMSG_HEADER.size + _MESSAGE.size
+_LOST = (
+    "netcapture: no reports of new processes ({}): a daemon that loses its parents is not followed"
+)
 
 
 class Forked(NamedTuple):
@@ -125,18 +128,12 @@ class Members:
 class Following:
     """Listens to the kernel's reports. `note` says what is lost without."""
 
-    def __init__(self, members: Members) -> None:
-        self.note = ""
+    def __init__(self, members: Members, reports: socket.socket | None, lacking: str) -> None:
+        """Listen to `reports` (of `connect_reports`); if there are none, `lacking` says why."""
         self._members = members
         self._loop: Any = None
-        self._socket: socket.socket | None = None
-        try:
-            self._socket = _connect()
-        except OSError as error:
-            self.note = (
-                f"netcapture: no reports of new processes ({error.strerror}): a daemon that loses "
-                "its parents is not followed"
-            )
+        self._socket = reports
+        self.note = "" if reports is not None else _LOST.format(lacking)
 
     def watch(self, loop: Any) -> None:
         self._members.look()
@@ -176,7 +173,8 @@ def names_of(process: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _connect() -> socket.socket:
+def connect_reports() -> socket.socket:
+    """Begin to listen to the kernel. Raises `OSError`."""
     flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     conn = socket.socket(socket.AF_NETLINK, flags, _CONNECTOR)
     try:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -206,6 +207,24 @@ def test_four_capabilities_are_enough(local):
         status, told = running.stop()
     assert status == 0
     assert f"GET http://{plain.at}/by-curl → 200" in told
+
+
+def test_with_sudo_only_a_helper_is_privileged(local, tmp_path, monkeypatch):
+    """Here sudo is a program that only runs another one, since we are root."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(
+        f'#!/bin/sh\nshift; echo "$@" >{tmp_path}/asked; exec {shlex.join(COMMAND)} "$@"\n'
+    )
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with serving(answer(b"plain")) as plain:
+        running = local("--loopback=capture", "--sudo", "curl")
+        command = running.group.command("curl", "-sS", f"http://{plain.at}/by-curl")
+        assert subprocess.run(command, capture_output=True, timeout=TIMEOUT).stdout == b"plain"
+        status, told = running.stop()
+    assert status == 0
+    assert f"GET http://{plain.at}/by-curl → 200" in told
+    assert (tmp_path / "asked").read_text() == "helper\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -180,7 +180,7 @@ def _child(function, group, writer):
 class Lab(SinkLab):
     """A redirector that captures in `group`; `rules` as `netcapture local` has them."""
 
-    def __init__(self, rules="", *, capture_loopback=False, group=None):
+    def __init__(self, rules="", *, capture_loopback=False, group=None, made=None):
         super().__init__()
         self.group = group or Group()
         self._streams = []
@@ -191,6 +191,7 @@ class Lab(SinkLab):
             self.group.path,
             lambda process: self.places.get(process, HOME),
             capture_loopback=capture_loopback,
+            made=made,
         )
         self.call(self.redirector.start, self.loop, self, Poller(self.loop))
 

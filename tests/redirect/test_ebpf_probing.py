@@ -46,7 +46,7 @@ def test_without_the_object_the_reason_is_clang(monkeypatch, tmp_path):
 
 def test_a_group_that_is_none_is_named(tmp_path):
     needs_ebpf()
-    programs = ebpf_programs.Programs()
+    programs = ebpf_programs.Programs.load()
     try:
         with pytest.raises(ebpf_programs.EnvironmentProblem, match="there is no control group"):
             programs.attach(str(tmp_path / "nowhere"))
@@ -61,7 +61,7 @@ def test_loading_attaches_nothing():
     needs_ebpf()
     group = Group()
     try:
-        programs = ebpf_programs.Programs()
+        programs = ebpf_programs.Programs.load()
         assert group.attached() == 0
         programs.close()
     finally:
