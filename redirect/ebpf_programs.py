@@ -186,7 +186,7 @@ def refusal(error: BpfError, where: str = "") -> EnvironmentProblem:
     if error.errno in {errno.EPERM, errno.EACCES} and not error.log:
         return EnvironmentProblem(
             f"ebpf: loading and attaching BPF programs{where} takes privilege: {error.strerror}",
-            cure=f"run as root, or with {NEEDED}; {SANDBOX}",
+            cure=f"netcapture local --sudo; or run as root, or with {NEEDED}; {SANDBOX}",
             slug=SLUG,
         )
     told = f"\n{error.log}" if error.log else ""

@@ -32,7 +32,10 @@ def test_without_privilege_the_reason_and_what_works_instead():
     assert available == "False", done.stderr
     if "clang" not in cure:
         assert "takes privilege: Operation not permitted" in reason
-        assert "run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON" in cure
+        assert (
+            "netcapture local --sudo; or run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON"
+            in cure
+        )
         assert "netcapture run" in cure
 
 
