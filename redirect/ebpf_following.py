@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect.ebpf_calls import Map
-from pytest_netcapture.redirect.ebpf_records import encode_word
+from pytest_netcapture.redirect.ebpf_records import NAMES, encode_word
 from pytest_netcapture.redirect.ebpf_targets import Rules, inherited
 from pytest_netcapture.redirect.seccomp_places import pids, read_start
 
@@ -82,6 +82,7 @@ class Members:
         self._rules = rules
         self._table = table
         self._known: dict[int, int] = {}
+        self._names_of = names_of if rules.flags & NAMES else _no_names
 
     def look(self) -> None:
         """Note all processes there are."""
@@ -101,7 +102,7 @@ class Members:
             if value:
                 self._set(event.child, inherited(value))
         elif isinstance(event, Executed):
-            value = self._rules.naming(event.process, names_of(event.process))
+            value = self._rules.naming(event.process, self._names_of(event.process))
             if value:
                 self._set(event.process, value)
         elif self._known.pop(event.process, 0):
@@ -115,7 +116,7 @@ class Members:
             pid = parents[pid]
         above = self._known.get(pid, 0)
         for one in reversed(line):
-            above = self._rules.naming(one, names_of(one)) or inherited(above)
+            above = self._rules.naming(one, self._names_of(one)) or inherited(above)
             if above:
                 self._set(one, above)
 
@@ -160,6 +161,12 @@ class Following:
                 return
             if event is not None:
                 self._members.take(event)
+
+
+def _no_names(process: int) -> tuple[str, ...]:
+    """Return what is enough where rules go by number only."""
+    del process
+    return ()
 
 
 def names_of(process: int) -> tuple[str, ...]:
