@@ -39,8 +39,13 @@ class Local:
             stderr=subprocess.PIPE,
             bufsize=0,
         )
-        self.told = self.wait_for(r"trusts its CA")
-        self.script = re.search(r"`\. (\S+)`", self.told)[1]
+        self.script = ""
+
+    def begin(self):
+        """Wait until it captures."""
+        told = self.wait_for(r"trusts its CA")
+        self.script = re.search(r"`\. (\S+)`", told)[1]
+        return self
 
     def wait_for(self, pattern):
         """Read what it says until there is `pattern`; return all of that."""
@@ -85,7 +90,7 @@ def local(group):
 
     def start(*arguments, under=()):
         running.append(Local(group, *arguments, under=under))
-        return running[-1]
+        return running[-1].begin()
 
     yield start
     for one in running:

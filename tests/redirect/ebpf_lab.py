@@ -186,6 +186,13 @@ class Lab(SinkLab):
         self._streams = []
         self._thread.start()
         self.places = {}
+        try:
+            self._capture(rules, capture_loopback, made)
+        except BaseException:
+            self.group.close()
+            raise
+
+    def _capture(self, rules, capture_loopback, made):
         self.redirector = EbpfRedirector(
             parse([rules]),
             self.group.path,
