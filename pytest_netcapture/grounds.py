@@ -139,9 +139,10 @@ def choose(redirector: str) -> Ground:
         return _prepared(SeccompGround())
     if redirector == EBPF:
         from pytest_netcapture.machine_grounds import EbpfGround
+        from pytest_netcapture.messages import EbpfOptions
         from pytest_netcapture.sandbox import cgroups
 
-        return EbpfGround((str(os.getpid()),), cgroups.own(), keeps=False)
+        return EbpfGround(EbpfOptions((str(os.getpid()),), cgroups.own()))
     try:
         return _prepared(NamespaceGround())
     except EnvironmentProblem as refused:

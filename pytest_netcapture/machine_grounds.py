@@ -10,8 +10,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+import msgspec
 
 from pytest_netcapture.channel import Channel
 from pytest_netcapture.grounds import mount_trust, notice
@@ -40,13 +42,13 @@ class _MachineGround:
 
     _channel: Channel
     _home: int
+    ebpf: EbpfOptions | None = None
 
     def __init__(self, note: str, *, mounts: bool = False) -> None:
         self.uncovered: tuple[tuple[str, str], ...] = ()
         self.notes: tuple[str, ...] = (note,) if note else ()
         self.mounts = mounts
         self.seccomp: SeccompOptions | None = None
-        self.ebpf: EbpfOptions | None = None
         self.descriptors: tuple[int, ...] = ()
         self.known: list[int] = []
 
@@ -114,19 +116,26 @@ class SeccompGround(_MachineGround):
 class EbpfGround(_MachineGround):
     """The machine itself, what chosen processes connect to diverted to the engine."""
 
-    def __init__(
-        self, targets: tuple[str, ...], cgroup: str, *, keeps: bool, authority: bytes = b""
-    ) -> None:
-        """`targets`: rules, `cgroup`: to whose processes they are limited (`EbpfOptions`)."""
-        super().__init__("" if keeps else notice("", mounts=False))
-        self.ebpf = EbpfOptions(targets, cgroup, keeps, authority)
+    def __init__(self, options: EbpfOptions, helper: Sequence[str] = ()) -> None:
+        """Let `helper`, a command, do for the engine what takes privilege."""
+        super().__init__("" if options.keeps else notice("", mounts=False))
+        self.ebpf = self.options = options
+        self._helper = helper
+        self._theirs: socket.socket | None = None
 
     def prepare(self) -> None:
-        """Do nothing: the engine says what is missing."""
+        if self._helper:
+            from pytest_netcapture.redirect.ebpf_handover import start_helper
+
+            self._theirs = start_helper(self._helper, self.options.cgroup)
+            self.descriptors = (self._theirs.fileno(),)
+            self.ebpf = msgspec.structs.replace(self.options, helper_fd=self._theirs.fileno())
 
     @contextmanager
     def spawning(self) -> Iterator[None]:
         yield
+        if self._theirs is not None:
+            self._theirs.close()
 
     def furnish(
         self, channel: Channel, ready: Ready, descriptors: list[int], directory: str

@@ -57,6 +57,8 @@ class EbpfOptions(msgspec.Struct, frozen=True):
     """The control group to whose processes that is limited."""
     keeps: bool = False
     """Targets are not ours to end."""
+    helper_fd: int = -1
+    """On which a helper hands over what takes privilege, if one does."""
     authority: bytes = b""
     """The CA that the machine trusts already, if there is one (kept_ca.py)."""
 

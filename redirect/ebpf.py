@@ -23,11 +23,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_netcapture.errors import EnvironmentProblem
+from pytest_netcapture.redirect import ebpf_privileged
 from pytest_netcapture.redirect import ebpf_records as records
 from pytest_netcapture.redirect.base import Address, Namespace, Sink
 from pytest_netcapture.redirect.ebpf_datagrams import Datagrams
 from pytest_netcapture.redirect.ebpf_following import Following, Members
-from pytest_netcapture.redirect.ebpf_programs import SLUG, Programs, read_offsets
+from pytest_netcapture.redirect.ebpf_privileged import Privileged
+from pytest_netcapture.redirect.ebpf_programs import SLUG, read_offsets
 from pytest_netcapture.redirect.ebpf_ring import Ring
 from pytest_netcapture.redirect.ebpf_streams import Streams
 from pytest_netcapture.redirect.ebpf_targets import Rules
@@ -60,10 +62,12 @@ class EbpfRedirector:
         place_of: Callable[[int], int],
         *,
         capture_loopback: bool = False,
+        made: Privileged | None = None,
     ) -> None:
         """Load everything. Raises `EnvironmentProblem`.
 
         `cgroup`: who is not in it, or below it, is left alone. `place_of` tells a process's place.
+        `made`: what a helper has loaded, and attached there.
         """
         check_processes()
         self._rules = rules
@@ -72,13 +76,14 @@ class EbpfRedirector:
         self._flags = rules.flags | (records.CAPTURE_LOOPBACK if capture_loopback else 0)
         self._owners = Owners()
         self._owners.attach_here(_HOST)
-        self._programs = Programs()
-        maps = self._programs.maps
-        self._following = Following(Members(rules, maps["members"]))
-        self._ring = Ring(maps["arrivals"].fd, maps["arrivals"].entries)
         ipv6 = has_ipv6()
-        self._streams = Streams(self._programs.gate, place_of, ipv6=ipv6)
-        self._datagrams = Datagrams(maps, self._owners, place_of, ipv6=ipv6)
+        made = made or ebpf_privileged.make(ipv6=ipv6)
+        self._programs = made.programs
+        maps = self._programs.maps
+        self._following = Following(Members(rules, maps["members"]), made.reports, made.lacking)
+        self._ring = Ring(maps["arrivals"].fd, maps["arrivals"].entries)
+        self._streams = Streams(made, place_of, ipv6=ipv6)
+        self._datagrams = Datagrams(made, self._owners, place_of, ipv6=ipv6)
         self._loop: Any = None
 
     @property
@@ -98,7 +103,8 @@ class EbpfRedirector:
             maps["names"].set(name, records.encode_word(value))
         self._following.watch(loop)
         maps["configs"].set(_FIRST, self._config().encode())
-        self._programs.attach(self._cgroup)
+        if not self._programs.attached:
+            self._programs.attach(self._cgroup)
 
     def attach(self, namespace: Namespace) -> None:
         """Do nothing: a place is no namespace, and all is attached from the start."""

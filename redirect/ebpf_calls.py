@@ -18,11 +18,16 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pytest_netcapture.redirect.ebpf_object import Definition
+
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT, _PROG_LOAD, _LINK_CREATE = 0, 1, 2, 3, 4, 5, 28
 _PROG_QUERY = 16
 _LOG_SIZE = 1 << 20
 _LOG_TAIL = 600
+_ATTEMPTS = 5
+"""The verifier gives up when a signal comes (EAGAIN)."""
+
 _NAME = 15
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -53,12 +58,14 @@ def _bpf_into(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
 class Map:
     """A map of the kernel's, with keys and values as bytes."""
 
-    def __init__(self, kind: int, key_size: int, value_size: int, entries: int, name: str) -> None:
-        self._key_size = key_size
-        self._value_size = value_size
-        self.entries = entries
-        attributes = (kind, key_size, value_size, entries, 0, 0, 0, name.encode()[:_NAME])
-        self.fd = _bpf(_MAP_CREATE, struct.pack("=7I16s", *attributes))
+    def __init__(self, definition: Definition, name: str, descriptor: int = -1) -> None:
+        """`descriptor`: of one that there is already."""
+        self._key_size = definition.key_size
+        self._value_size = definition.value_size
+        self.entries = definition.entries
+        attributes = (*definition, 0, 0, 0, name.encode()[:_NAME])
+        made = struct.pack("=7I16s", *attributes)
+        self.fd = descriptor if descriptor >= 0 else _bpf(_MAP_CREATE, made)
 
     def get(self, key: bytes) -> bytes | None:
         value = ctypes.create_string_buffer(self._value_size)
@@ -144,7 +151,14 @@ def _load(program: Program, log: ctypes.Array[ctypes.c_char] | None) -> int:
         *(1 if log else 0, len(log) if log else 0, _address(log)),
         *(0, 0, program.name.encode()[:_NAME], 0, program.attach),
     )
-    return _bpf(_PROG_LOAD, struct.pack("=IIQQIIQII16sII", *attributes))
+    packed = struct.pack("=IIQQIIQII16sII", *attributes)
+    for _ in range(_ATTEMPTS):
+        try:
+            return _bpf(_PROG_LOAD, packed)
+        except BpfError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+    return _bpf(_PROG_LOAD, packed)
 
 
 def link(program: int, target: int, attach: int) -> int:

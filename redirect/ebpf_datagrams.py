@@ -22,7 +22,8 @@ from typing import Any
 from pytest_netcapture.redirect import ebpf_records as records
 from pytest_netcapture.redirect.base import Address, DatagramFlow, Sink
 from pytest_netcapture.redirect.datagrams import IDLE, MAX_DATAGRAM, Flow, FlowTable
-from pytest_netcapture.redirect.ebpf_calls import BpfError, Map
+from pytest_netcapture.redirect.ebpf_calls import BpfError
+from pytest_netcapture.redirect.ebpf_privileged import Privileged
 from pytest_netcapture.redirect.owners import Owners
 from pytest_netcapture.redirect.transparent import families
 from pytest_netcapture.redirect.unreachable import Unreachable
@@ -59,14 +60,14 @@ class Datagrams:
 
     def __init__(
         self,
-        maps: dict[str, Map],
+        made: Privileged,
         owners: Owners,
         place_of: Callable[[int], int],
         *,
         ipv6: bool,
     ) -> None:
         """`owners` has the host attached as namespace 0."""
-        self._maps = maps
+        self._maps = made.programs.maps
         self._owners = owners
         self._place_of = place_of
         self._families = families(ipv6=ipv6)
@@ -74,7 +75,7 @@ class Datagrams:
         self._ports: dict[bytes, _Port] = {}
         self._flows = FlowTable()
         self._processes: dict[Address, int] = {}
-        self._unreachable = Unreachable(ipv6=ipv6)
+        self._unreachable = Unreachable(ipv6=ipv6, senders=made.icmp)
         self._lost = {family: _Port(family) for family in self._families}
         self._loop: Any = None
         self._sink: Sink | None = None

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect.ebpf_calls import Map
-from pytest_netcapture.redirect.ebpf_records import encode_word
+from pytest_netcapture.redirect.ebpf_records import NAMES, encode_word
 from pytest_netcapture.redirect.ebpf_targets import Rules, inherited
 from pytest_netcapture.redirect.seccomp_places import pids, read_start
 
@@ -36,6 +36,9 @@ _FORK, _EXEC, _EXIT = 1, 2, 0x8000_0000
 _BUFFER = 4 << 20
 _READ_ROUNDS = 256
 _AT = k.NLMSG_HEADER.size + _MESSAGE.size
+_LOST = (
+    "netcapture: no reports of new processes ({}): a daemon that loses its parents is not followed"
+)
 
 
 class Forked(NamedTuple):
@@ -79,6 +82,7 @@ class Members:
         self._rules = rules
         self._table = table
         self._known: dict[int, int] = {}
+        self._names_of = names_of if rules.flags & NAMES else _no_names
 
     def look(self) -> None:
         """Note all processes there are."""
@@ -98,7 +102,7 @@ class Members:
             if value:
                 self._set(event.child, inherited(value))
         elif isinstance(event, Executed):
-            value = self._rules.naming(event.process, names_of(event.process))
+            value = self._rules.naming(event.process, self._names_of(event.process))
             if value:
                 self._set(event.process, value)
         elif self._known.pop(event.process, 0):
@@ -112,7 +116,7 @@ class Members:
             pid = parents[pid]
         above = self._known.get(pid, 0)
         for one in reversed(line):
-            above = self._rules.naming(one, names_of(one)) or inherited(above)
+            above = self._rules.naming(one, self._names_of(one)) or inherited(above)
             if above:
                 self._set(one, above)
 
@@ -125,18 +129,12 @@ class Members:
 class Following:
     """Listens to the kernel's reports. `note` says what is lost without."""
 
-    def __init__(self, members: Members) -> None:
-        self.note = ""
+    def __init__(self, members: Members, reports: socket.socket | None, lacking: str) -> None:
+        """Listen to `reports` (of `connect_reports`); if there are none, `lacking` says why."""
         self._members = members
         self._loop: Any = None
-        self._socket: socket.socket | None = None
-        try:
-            self._socket = _connect()
-        except OSError as error:
-            self.note = (
-                f"netcapture: no reports of new processes ({error.strerror}): a daemon that loses "
-                "its parents is not followed"
-            )
+        self._socket = reports
+        self.note = "" if reports is not None else _LOST.format(lacking)
 
     def watch(self, loop: Any) -> None:
         self._members.look()
@@ -165,6 +163,12 @@ class Following:
                 self._members.take(event)
 
 
+def _no_names(process: int) -> tuple[str, ...]:
+    """Return what is enough where rules go by number only."""
+    del process
+    return ()
+
+
 def names_of(process: int) -> tuple[str, ...]:
     """Return the name of a process's file, and its own; nothing when it has ended."""
     found = []
@@ -176,7 +180,8 @@ def names_of(process: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _connect() -> socket.socket:
+def connect_reports() -> socket.socket:
+    """Begin to listen to the kernel. Raises `OSError`."""
     flags = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     conn = socket.socket(socket.AF_NETLINK, flags, _CONNECTOR)
     try:

@@ -20,7 +20,7 @@ def probe() -> Support:
     """Try it. Takes 0.3 s."""
     try:
         check_processes()
-        Programs().close()
+        Programs.load().close()
         read_offsets()
     except EnvironmentProblem as problem:
         return Support(NAME, available=False, reason=problem.message, cure=problem.cure)

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import resource
+from collections.abc import Mapping
 
 from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.redirect.ebpf_btf import Btf
@@ -50,40 +51,61 @@ _BTF = "/sys/kernel/btf/vmlinux"
 class Programs:
     """All of it. `close` detaches; so does the end of this process."""
 
-    def __init__(self) -> None:
-        """Load. Raises `EnvironmentProblem`."""
+    def __init__(self, maps: dict[str, Map], programs: dict[str, int], links: list[int]) -> None:
+        self.maps = maps
+        self._programs = programs
+        self._links = links
+
+    @classmethod
+    def load(cls) -> Programs:
+        """Load the object file. Raises `EnvironmentProblem`."""
         found = read_object()
         _lift_limit()
-        self.maps: dict[str, Map] = {}
-        self._programs: dict[str, int] = {}
-        self._links: list[int] = []
+        made = cls({}, {}, [])
         try:
             for name, definition in found.maps.items():
-                self.maps[name] = Map(*definition, name)
-            self._load(found)
+                made.maps[name] = Map(definition, name)
+            made._load(found)
         except BpfError as error:
-            self.close()
+            made.close()
             raise refusal(error) from error
+        return made
+
+    @classmethod
+    def received(cls, named: Mapping[str, int]) -> Programs:
+        """Take over what another process has loaded and attached; see `descriptors`."""
+        found = read_object()
+        maps = {n: Map(d, n, named[f"map {n}"]) for n, d in found.maps.items()}
+        links = [descriptor for name, descriptor in named.items() if name.startswith("link ")]
+        return cls(maps, {GATE: named[GATE]}, links)
+
+    def descriptors(self) -> dict[str, int]:
+        """Return what another process needs to use all of it, by name."""
+        named = {f"map {name}": found.fd for name, found in self.maps.items()}
+        named |= {f"link {number}": descriptor for number, descriptor in enumerate(self._links)}
+        return {**named, GATE: self._programs[GATE]}
+
+    @property
+    def attached(self) -> bool:
+        return bool(self._links)
 
     def attach(self, cgroup: str) -> None:
         """Begin to act on the processes of a control group. Raises `EnvironmentProblem`."""
+        group = open_group(cgroup)
         try:
-            group = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"ebpf: there is no control group {cgroup}: {error.strerror}",
-                cure="name a directory below a mounted cgroup2: findmnt -t cgroup2",
-                slug=SLUG,
-            ) from error
-        try:
-            for name, descriptor in self._programs.items():
-                if name != GATE:
-                    self._links.append(link(descriptor, group, _ATTACH[name][1]))
-        except BpfError as error:
-            self.detach()
-            raise refusal(error, f" to {cgroup}") from error
+            self.attach_to(group, cgroup)
         finally:
             os.close(group)
+
+    def attach_to(self, group: int, name: str = "the control group") -> None:
+        """Do that where the group's descriptor is known. Raises `EnvironmentProblem`."""
+        try:
+            for section, descriptor in self._programs.items():
+                if section != GATE:
+                    self._links.append(link(descriptor, group, _ATTACH[section][1]))
+        except BpfError as error:
+            self.detach()
+            raise refusal(error, f" to {name}") from error
 
     @property
     def gate(self) -> int:
@@ -109,6 +131,18 @@ class Programs:
             code = program.linked(descriptors)
             label = f"nc_{name.rpartition('/')[2]}"
             self._programs[name] = load(Program(kind, attach, code, found.license, label))
+
+
+def open_group(cgroup: str) -> int:
+    """Return a descriptor of a control group. Raises `EnvironmentProblem`."""
+    try:
+        return os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"ebpf: there is no control group {cgroup}: {error.strerror}",
+            cure="name a directory below a mounted cgroup2: findmnt -t cgroup2",
+            slug=SLUG,
+        ) from error
 
 
 def read_object() -> Object:
@@ -152,7 +186,7 @@ def refusal(error: BpfError, where: str = "") -> EnvironmentProblem:
     if error.errno in {errno.EPERM, errno.EACCES} and not error.log:
         return EnvironmentProblem(
             f"ebpf: loading and attaching BPF programs{where} takes privilege: {error.strerror}",
-            cure=f"run as root, or with {NEEDED}; {SANDBOX}",
+            cure=f"netcapture local --sudo; or run as root, or with {NEEDED}; {SANDBOX}",
             slug=SLUG,
         )
     told = f"\n{error.log}" if error.log else ""

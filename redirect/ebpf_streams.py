@@ -20,6 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from pytest_netcapture.redirect.base import Address, Connecting, Sink, StreamOpened, Verdict
+from pytest_netcapture.redirect.ebpf_privileged import Privileged
 from pytest_netcapture.redirect.ebpf_records import Arrival
 from pytest_netcapture.redirect.meeting import ended, meet, reusable
 from pytest_netcapture.redirect.packets import Syn
@@ -38,14 +39,15 @@ Key = tuple[Address, int]
 class Streams:
     """The listeners, one a family, and the connections that wait."""
 
-    def __init__(self, gate: int, place_of: Callable[[int], int], *, ipv6: bool) -> None:
-        """`gate`: the filter's descriptor. `place_of` tells where a process is."""
+    def __init__(self, made: Privileged, place_of: Callable[[int], int], *, ipv6: bool) -> None:
+        """`place_of` tells where a process is."""
+        gate = made.programs.gate
         self._place_of = place_of
         self._waiting: OrderedDict[Key, Verdict | None] = OrderedDict()
         self._owners: OrderedDict[Address, int] = OrderedDict()
         self._listeners: dict[int, socket.socket] = {}
-        self._unreachable = Unreachable(ipv6=ipv6)
-        self._resets = Resets(ipv6=ipv6)
+        self._unreachable = Unreachable(ipv6=ipv6, senders=made.icmp)
+        self._resets = Resets(made.resets)
         self._loop: Any = None
         self._sink: Sink | None = None
         for family in families(ipv6=ipv6):

@@ -35,17 +35,17 @@ def _pseudo_header(syn: Syn, length: int) -> bytes:
     return addresses + struct.pack("!II", length, socket.IPPROTO_TCP)
 
 
+def reset_senders(*, ipv6: bool) -> dict[int, socket.socket]:
+    """Make the raw sockets. Raises `EnvironmentProblem`."""
+    return {family: raw_sender(family, socket.IPPROTO_TCP) for family in families(ipv6=ipv6)}
+
+
 class Resets:
     """A raw TCP socket a family."""
 
-    def __init__(self, *, ipv6: bool) -> None:
-        self._senders: dict[int, socket.socket] = {}
-        try:
-            for family in families(ipv6=ipv6):
-                self._senders[family] = raw_sender(family, socket.IPPROTO_TCP)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self, senders: dict[int, socket.socket]) -> None:
+        """`senders`: of `reset_senders`."""
+        self._senders = senders
 
     def send(self, syn: Syn) -> None:
         """Refuse a client."""

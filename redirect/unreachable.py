@@ -17,8 +17,11 @@ from pytest_netcapture.redirect.transparent import families, icmp_sender, send_a
 class Unreachable:
     """A raw ICMP socket a family."""
 
-    def __init__(self, *, ipv6: bool) -> None:
-        self._senders: dict[int, socket.socket] = {}
+    def __init__(self, *, ipv6: bool, senders: dict[int, socket.socket] | None = None) -> None:
+        """`senders`: sockets that somebody else has made."""
+        self._senders: dict[int, socket.socket] = senders or {}
+        if senders:
+            return
         try:
             for family in families(ipv6=ipv6):
                 self._senders[family] = icmp_sender(family)

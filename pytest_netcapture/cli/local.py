@@ -14,14 +14,19 @@ import shlex
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from pytest_netcapture.cli.run import cassette_use, in_our_terms, live_lines
+from pytest_netcapture.messages import EbpfOptions
 from pytest_netcapture.report.problem import problem_text
 from pytest_netcapture.report.receipt import Receipt
 from pytest_netcapture.settings import Settings, check_ca_file, parse_mapping, parse_pattern
+
+if TYPE_CHECKING:
+    from pytest_netcapture.machine_grounds import EbpfGround
 
 _ENVIRONMENT = "environment.sh"
 
@@ -52,6 +57,7 @@ _ENVIRONMENT = "environment.sh"
     metavar="DIR",
     help="Only processes of this control group, and of those below it.",
 )
+@click.option("--sudo", is_flag=True, help="Ask sudo for what takes privilege, and for no more.")
 @click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
 @click.argument("spec", nargs=-1)
 def local(
@@ -65,13 +71,14 @@ def local(
     upstream_ca: Sequence[str],
     loopback: str,
     cgroup: str | None,
+    sudo: bool,
     quiet: bool,
     spec: Sequence[str],
 ) -> int:
     """Capture programs that are running, or that anybody starts, until Ctrl-C.
 
     SPEC names them: curl, 1234 (and what these start), !curl (all but). Without any: everything.
-    Needs root.
+    Needs root, or --sudo.
 
     Example: netcapture local --record api.cassette curl,1234
     """
@@ -88,20 +95,23 @@ def local(
         redirector="ebpf",
         cassette=cassette_use(record, replay),
     )
-    return _capture(settings, tuple(spec), cgroup, quiet=quiet)
-
-
-def _capture(
-    settings: Settings, targets: tuple[str, ...], cgroup: str | None, *, quiet: bool
-) -> int:
     from pytest_netcapture import kept_ca
-    from pytest_netcapture.launch import launch_on
     from pytest_netcapture.machine_grounds import EbpfGround
+    from pytest_netcapture.redirect.ebpf_handover import command
     from pytest_netcapture.sandbox import cgroups
+
+    kept = kept_ca.read()
+    options = EbpfOptions(tuple(spec), cgroup or cgroups.root(), keeps=True, authority=kept)
+    ground = EbpfGround(options, command() if sudo else ())
+    return _capture(settings, ground, quiet=quiet)
+
+
+def _capture(settings: Settings, ground: EbpfGround, *, quiet: bool) -> int:
+    from pytest_netcapture.launch import launch_on
     from pytest_netcapture.session import Session
 
-    before, kept = dict(os.environ), kept_ca.read()
-    ground = EbpfGround(targets, cgroup or cgroups.root(), keeps=True, authority=kept)
+    before, targets, kept = dict(os.environ), ground.options.targets, ground.options.authority
+    ground.prepare()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())

@@ -27,7 +27,16 @@ def cli() -> None:
     """
 
 
+@click.command(hidden=True)
+def helper() -> None:
+    """Do what takes privilege for `netcapture local --sudo`, which starts it."""
+    from pytest_netcapture.redirect import ebpf_helper
+
+    ebpf_helper.main()
+
+
 cli.add_command(run)
+cli.add_command(helper)
 cli.add_command(local)
 cli.add_command(ps)
 cli.add_command(ca)

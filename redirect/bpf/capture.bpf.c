@@ -193,8 +193,8 @@ INLINE struct config *captured(struct bpf_sock_addr *ctx, struct address *server
 {
 	struct config *c = configuration();
 	server->protocol = ctx->protocol;
-	if (!c || (server->protocol != TCP && server->protocol != UDP))
-		return 0;
+	if (!c || !c->stream_port[0] || (server->protocol != TCP && server->protocol != UDP))
+		return 0; // not ours, or the engine is not ready
 	*process = process_and_thread() >> 32;
 	if (*process == c->engine || (c->network && namespace_of(ctx) != c->network))
 		return 0;

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -38,8 +39,13 @@ class Local:
             stderr=subprocess.PIPE,
             bufsize=0,
         )
-        self.told = self.wait_for(r"trusts its CA")
-        self.script = re.search(r"`\. (\S+)`", self.told)[1]
+        self.script = ""
+
+    def begin(self):
+        """Wait until it captures."""
+        told = self.wait_for(r"trusts its CA")
+        self.script = re.search(r"`\. (\S+)`", told)[1]
+        return self
 
     def wait_for(self, pattern):
         """Read what it says until there is `pattern`; return all of that."""
@@ -84,7 +90,7 @@ def local(group):
 
     def start(*arguments, under=()):
         running.append(Local(group, *arguments, under=under))
-        return running[-1]
+        return running[-1].begin()
 
     yield start
     for one in running:
@@ -206,6 +212,24 @@ def test_four_capabilities_are_enough(local):
         status, told = running.stop()
     assert status == 0
     assert f"GET http://{plain.at}/by-curl → 200" in told
+
+
+def test_with_sudo_only_a_helper_is_privileged(local, tmp_path, monkeypatch):
+    """Here sudo is a program that only runs another one, since we are root."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(
+        f'#!/bin/sh\nshift; echo "$@" >{tmp_path}/asked; exec {shlex.join(COMMAND)} "$@"\n'
+    )
+    sudo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with serving(answer(b"plain")) as plain:
+        running = local("--loopback=capture", "--sudo", "curl")
+        command = running.group.command("curl", "-sS", f"http://{plain.at}/by-curl")
+        assert subprocess.run(command, capture_output=True, timeout=TIMEOUT).stdout == b"plain"
+        status, told = running.stop()
+    assert status == 0
+    assert f"GET http://{plain.at}/by-curl → 200" in told
+    assert (tmp_path / "asked").read_text() == "helper\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

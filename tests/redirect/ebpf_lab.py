@@ -180,17 +180,25 @@ def _child(function, group, writer):
 class Lab(SinkLab):
     """A redirector that captures in `group`; `rules` as `netcapture local` has them."""
 
-    def __init__(self, rules="", *, capture_loopback=False, group=None):
+    def __init__(self, rules="", *, capture_loopback=False, group=None, made=None):
         super().__init__()
         self.group = group or Group()
         self._streams = []
         self._thread.start()
         self.places = {}
+        try:
+            self._capture(rules, capture_loopback, made)
+        except BaseException:
+            self.group.close()
+            raise
+
+    def _capture(self, rules, capture_loopback, made):
         self.redirector = EbpfRedirector(
             parse([rules]),
             self.group.path,
             lambda process: self.places.get(process, HOME),
             capture_loopback=capture_loopback,
+            made=made,
         )
         self.call(self.redirector.start, self.loop, self, Poller(self.loop))
 

@@ -483,7 +483,7 @@ def test_nothing_stays_attached_when_the_engine_is_killed():
     try:
         pid = os.fork()
         if not pid:
-            programs = Programs()
+            programs = Programs.load()
             programs.attach(group.path)
             os.write(writer, b"x")
             signal.pause()

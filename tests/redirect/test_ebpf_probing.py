@@ -32,7 +32,10 @@ def test_without_privilege_the_reason_and_what_works_instead():
     assert available == "False", done.stderr
     if "clang" not in cure:
         assert "takes privilege: Operation not permitted" in reason
-        assert "run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON" in cure
+        assert (
+            "netcapture local --sudo; or run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON"
+            in cure
+        )
         assert "netcapture run" in cure
 
 
@@ -46,7 +49,7 @@ def test_without_the_object_the_reason_is_clang(monkeypatch, tmp_path):
 
 def test_a_group_that_is_none_is_named(tmp_path):
     needs_ebpf()
-    programs = ebpf_programs.Programs()
+    programs = ebpf_programs.Programs.load()
     try:
         with pytest.raises(ebpf_programs.EnvironmentProblem, match="there is no control group"):
             programs.attach(str(tmp_path / "nowhere"))
@@ -61,7 +64,7 @@ def test_loading_attaches_nothing():
     needs_ebpf()
     group = Group()
     try:
-        programs = ebpf_programs.Programs()
+        programs = ebpf_programs.Programs.load()
         assert group.attached() == 0
         programs.close()
     finally:
