@@ -198,21 +198,27 @@ fn a_client_that_never_ends_its_side_is_not_kept_for_ever() {
 #[test]
 fn a_reset_is_told_before_the_socket_ends_however_full_the_channel() {
     let mut lab = Lab::new();
-    let made: Vec<_> = (0..1000).map(|number| lab.connect(30_000 + number)).collect();
+    let made: Vec<_> = (0..5).map(|number| lab.connect(30_000 + number)).collect();
     let (handles, servers): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+    for _ in 0..1000 {
+        lab.tell(command::SYNC, 0); // each is answered, and nobody reads
+        lab.settle();
+    }
     for handle in handles {
         lab.tcp(handle).abort();
         lab.settle();
     }
     let told = |lab: &Lab, found: &mut Vec<u64>| {
         while let Some(record) = lab.event() {
-            assert_eq!((record.kind, record.number), (event::CLOSED, 1));
-            found.push(record.flow);
+            if record.kind != event::SYNCED {
+                assert_eq!((record.kind, record.number), (event::CLOSED, 1));
+                found.push(record.flow);
+            }
         }
     };
     let mut found = Vec::new();
     let ended = |server: &Server| read(&server.socket).is_ok_and(|data| data.is_empty());
-    assert!(!servers.iter().all(ended), "the channel has room for all: use more connections");
+    assert!(!servers.iter().any(ended), "the channel has room for all: ask more often");
     while !servers.iter().all(ended) {
         let over: Vec<u64> = servers.iter().filter(|one| ended(one)).map(|one| one.flow).collect();
         told(&lab, &mut found);
