@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pytest_netcapture.cli.run import cassette_use, in_our_terms, live_lines
+from pytest_netcapture.cli.capturing import live_lines, tell_end, traffic_options
 from pytest_netcapture.messages import EbpfOptions
-from pytest_netcapture.report.problem import problem_text
-from pytest_netcapture.report.receipt import Receipt
-from pytest_netcapture.settings import Settings, check_ca_file, parse_mapping, parse_pattern
+from pytest_netcapture.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_netcapture.machine_grounds import EbpfGround
@@ -32,25 +30,7 @@ _ENVIRONMENT = "environment.sh"
 
 
 @click.command()
-@click.option("--record", metavar="FILE", help="Record to this cassette, replacing what it holds.")
-@click.option("--replay", metavar="FILE", help="Answer from this cassette only; no network.")
-@click.option("--block", is_flag=True, help="No network but what is allowed.")
-@click.option(
-    "--allow",
-    multiple=True,
-    metavar="PATTERN",
-    help="Allow a host, *.host, CIDR, host:port, loopback.",
-)
-@click.option("--passthrough", multiple=True, metavar="PATTERN", help="Never decrypt these.")
-@click.option(
-    "--map-host", multiple=True, metavar="FROM=TO", help="Dial TO for connections to FROM."
-)
-@click.option(
-    "--upstream-ca", multiple=True, metavar="FILE", help="More roots to trust upstream (PEM)."
-)
-@click.option(
-    "--loopback", type=click.Choice(["leave", "capture"]), default="leave", show_default=True
-)
+@traffic_options
 @click.option(
     "--cgroup",
     type=click.Path(file_okay=False),
@@ -62,14 +42,7 @@ _ENVIRONMENT = "environment.sh"
 @click.argument("spec", nargs=-1)
 def local(
     *,
-    record: str | None,
-    replay: str | None,
-    block: bool,
-    allow: Sequence[str],
-    passthrough: Sequence[str],
-    map_host: Sequence[str],
-    upstream_ca: Sequence[str],
-    loopback: str,
+    settings: Settings,
     cgroup: str | None,
     sudo: bool,
     quiet: bool,
@@ -85,16 +58,7 @@ def local(
     from pytest_netcapture.redirect.ebpf_targets import parse
 
     parse(spec)
-    settings = Settings(
-        block=block,
-        allow=tuple(parse_pattern(p, "--allow") for p in allow),
-        passthrough=tuple(parse_pattern(p, "--passthrough") for p in passthrough),
-        map_host=tuple(parse_mapping(m, "--map-host") for m in map_host),
-        upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in upstream_ca),
-        capture_loopback=loopback == "capture",
-        redirector="ebpf",
-        cassette=cassette_use(record, replay),
-    )
+    settings = msgspec.structs.replace(settings, redirector="ebpf")
     from pytest_netcapture import kept_ca
     from pytest_netcapture.machine_grounds import EbpfGround
     from pytest_netcapture.redirect.ebpf_handover import command
@@ -126,21 +90,10 @@ def _capture(settings: Settings, ground: EbpfGround, *, quiet: bool) -> int:
         trusting = "" if kept else f"what you start after `. {script}` trusts its CA"
         trusting = trusting or f"who heeds the system's store, or `. {script}`, trusts its CA"
         click.echo(f"netcapture: {trusting}", err=True)
-    lines = threading.Thread(target=live_lines, args=(scope, stop), daemon=True)
-    if not quiet:
-        lines.start()
-    while not stop.wait(1):
-        session.check_engine()
-    if not quiet:
-        lines.join(2)
-    result = session.end(scope)
-    counts = session.close().counts
-    for problem in result.problems:
-        click.echo(problem_text(in_our_terms(problem)), err=True)
-    if not quiet:
-        receipt = Receipt.from_dict(msgspec.structs.asdict(result.counts))
-        click.echo(receipt + Receipt.from_dict(msgspec.structs.asdict(counts)), err=True)
-    return 1 if result.problems else 0
+    with live_lines(scope, quiet=quiet):
+        while not stop.wait(1):
+            session.check_engine()
+    return int(tell_end(session, scope, quiet=quiet))
 
 
 def _write_environment(directory: str, before: Mapping[str, str]) -> str:

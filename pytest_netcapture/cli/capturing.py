@@ -1,0 +1,157 @@
+"""What the commands have in common that capture one thing: options, a line per flow, the end."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from pytest_netcapture.errors import UsageError
+from pytest_netcapture.flows import Problem
+from pytest_netcapture.report.exchange import flow_line
+from pytest_netcapture.report.problem import problem_text
+from pytest_netcapture.report.receipt import Receipt
+from pytest_netcapture.settings import (
+    CassetteUse,
+    RecordMode,
+    Settings,
+    check_ca_file,
+    parse_mapping,
+    parse_pattern,
+)
+
+if TYPE_CHECKING:
+    from pytest_netcapture.session import Session, TestScope
+
+_TICK = 0.05
+"""Seconds between looks at whether it has ended, while nothing changes."""
+
+_OURS = {
+    "--netcapture-record-mode=new_episodes": "--record",
+    "--netcapture-allow": "--allow",
+    ", or netcapture.allow(...)": "",
+}
+_OPTIONS = (
+    click.option(
+        "--record", metavar="FILE", help="Record to this cassette, replacing what it holds."
+    ),
+    click.option("--replay", metavar="FILE", help="Answer from this cassette only; no network."),
+    click.option("--block", is_flag=True, help="No network but what is allowed."),
+    click.option(
+        "--allow",
+        multiple=True,
+        metavar="PATTERN",
+        help="Allow a host, *.host, CIDR, host:port, loopback.",
+    ),
+    click.option("--passthrough", multiple=True, metavar="PATTERN", help="Never decrypt these."),
+    click.option(
+        "--map-host", multiple=True, metavar="FROM=TO", help="Dial TO for connections to FROM."
+    ),
+    click.option(
+        "--upstream-ca", multiple=True, metavar="FILE", help="More roots to trust upstream (PEM)."
+    ),
+    click.option(
+        "--loopback", type=click.Choice(["leave", "capture"]), default="leave", show_default=True
+    ),
+)
+
+
+def traffic_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Add the options above; they come as one argument, `settings`. Raises `UsageError`."""
+
+    @functools.wraps(function)
+    def command(
+        *,
+        record: str | None,
+        replay: str | None,
+        block: bool,
+        allow: Sequence[str],
+        passthrough: Sequence[str],
+        map_host: Sequence[str],
+        upstream_ca: Sequence[str],
+        loopback: str,
+        **more: Any,
+    ) -> int:
+        settings = Settings(
+            block=block,
+            allow=tuple(parse_pattern(p, "--allow") for p in allow),
+            passthrough=tuple(parse_pattern(p, "--passthrough") for p in passthrough),
+            map_host=tuple(parse_mapping(m, "--map-host") for m in map_host),
+            upstream_ca=tuple(check_ca_file(f, "--upstream-ca") for f in upstream_ca),
+            capture_loopback=loopback == "capture",
+            cassette=_cassette(record, replay),
+        )
+        return function(settings=settings, **more)
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def live_lines(scope: TestScope, *, quiet: bool) -> Iterator[None]:
+    """Print each flow once it is complete, while this is open."""
+    if quiet:
+        yield
+        return
+    ended = threading.Event()
+    lines = threading.Thread(target=_print_lines, args=(scope, ended), daemon=True)
+    lines.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        lines.join(2)
+
+
+def tell_end(session: Session, scope: TestScope, *, quiet: bool) -> bool:
+    """End both, print problems and the receipt; tell whether there were any problems."""
+    result = session.end(scope)
+    counts = session.close().counts
+    for problem in result.problems:
+        click.echo(problem_text(_in_our_terms(problem)), err=True)
+    if not quiet:
+        receipt = Receipt.from_dict(msgspec.structs.asdict(result.counts))
+        click.echo(receipt + Receipt.from_dict(msgspec.structs.asdict(counts)), err=True)
+    return bool(result.problems)
+
+
+def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
+    if record and replay:
+        raise UsageError("--record and --replay exclude each other", cure="give one of them")
+    if replay:
+        if not os.path.exists(replay):
+            raise UsageError(
+                f"--replay: there is no cassette {replay}",
+                cure=f"record it first: --record {replay}",
+            )
+        return CassetteUse(os.path.abspath(replay), RecordMode.NONE)
+    return CassetteUse(os.path.abspath(record), RecordMode.REWRITE) if record else None
+
+
+def _print_lines(scope: TestScope, ended: threading.Event) -> None:
+    shown: set[int] = set()
+    seen = -1
+    while True:
+        over = ended.is_set()
+        seen = scope.wait_change(seen, _TICK if not over else 0.0)
+        for flow in scope.flows():
+            if flow.id not in shown and (flow.ended or over):
+                shown.add(flow.id)
+                click.echo(flow_line(flow), err=True)
+        if over:
+            return
+
+
+def _in_our_terms(problem: Problem) -> Problem:
+    """Give advice in options of a command, not of pytest."""
+    advice = problem.advice
+    for pytests, ours in _OURS.items():
+        advice = advice.replace(pytests, ours)
+    return msgspec.structs.replace(problem, advice=advice)
