@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,15 +36,21 @@ class Builder:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def build(self, name: str, command: list[str], environ: dict[str, str] | None = None) -> Path:
-        """Run `command` in the directory unless it was; `name` is what it makes."""
+    def build(
+        self,
+        name: str,
+        command: list[str],
+        environ: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Path:
+        """Run `command` in the directory unless it was; `name` is what it makes there."""
         with open(self.directory / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             done = self.directory / f"{name}.built"
             if not done.exists():
                 run = subprocess.run(
                     command,
-                    cwd=self.directory,
+                    cwd=cwd or self.directory,
                     env=os.environ | (environ or {}),
                     capture_output=True,
                     text=True,
@@ -73,6 +80,11 @@ class Builder:
         environ = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOWORK": "off"}
         if not os.access(os.path.expanduser("~"), os.W_OK):
             environ |= {name: str(self.directory / name) for name in ("GOCACHE", "GOMODCACHE")}
+        wanted, found = _go_version((folder / "go.mod").read_text(), "go "), _installed_go(program)
+        if found < wanted:
+            pytest.skip(
+                f"not in CI: needs Go {wanted[0]}.{wanted[1]}, this is {found[0]}.{found[1]}"
+            )
         source = self.directory / f"{folder.name}-source"
         with open(self.directory / f"{folder.name}.modules", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -85,17 +97,8 @@ class Builder:
             pytest.skip(
                 f"not in CI: go mod download: {(got.stderr.splitlines() or ['failed'])[-1]}"
             )
-        command = [
-            program,
-            "build",
-            "-C",
-            str(source),
-            "-modcacherw",
-            "-o",
-            f"../{folder.name}",
-            ".",
-        ]
-        return self.build(folder.name, command, environ)
+        command = [program, "build", "-modcacherw", "-o", str(self.directory / folder.name), "."]
+        return self.build(folder.name, command, environ, cwd=source)
 
     def java(self, *names: str) -> Path:
         sources = [str(PROGRAMS / f"{name}.java") for name in names]
@@ -125,3 +128,14 @@ def shared_directory(worker_directory: Path, worker: str | None) -> Path:
     directory = base / "built-clients"
     directory.mkdir(exist_ok=True)
     return directory
+
+
+def _go_version(text: str, before: str) -> tuple[int, int]:
+    found = re.search(before + r"(\d+)\.(\d+)", text)
+    assert found, text
+    return int(found[1]), int(found[2])
+
+
+def _installed_go(program: str) -> tuple[int, int]:
+    done = subprocess.run([program, "version"], capture_output=True, text=True, check=True)
+    return _go_version(done.stdout, "version go")

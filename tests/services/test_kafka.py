@@ -79,14 +79,10 @@ def test_franz_go():
 
 def test_franz_go(service: Callable[..., Service], builder: Builder) -> None:
     broker = service(HOST, 9092)
-    program = str(builder.go_module(PROGRAMS / "kafkago"))
-
-    def write(body: str) -> None:
-        names = f"HOST, BODY, PROGRAM = {HOST!r}, {body!r}, {program!r}\n"
-        broker.project.write("test_it.py", names + FRANZ)
-
-    write("apple")
     with kafka(HOST) as server:
+        program = str(builder.go_module(PROGRAMS / "kafkago"))
+        names = f"HOST, BODY, PROGRAM = {HOST!r}, 'apple', {program!r}\n"
+        broker.project.write("test_it.py", names + FRANZ)
         broker.record(server, passed=1)
     broker.play(passed=1)
 
