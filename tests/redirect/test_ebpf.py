@@ -436,6 +436,7 @@ def test_a_running_process_is_named_by_its_number(ruled, real):
 def test_a_daemon_of_a_named_process_is_followed(ruled, real):
     """Its parents have ended, so that nothing but our notes leads to it."""
     group = Group()
+    (hears, says), (waits, goes) = os.pipe(), os.pipe()
 
     def daemon():
         if os.fork():
@@ -446,6 +447,8 @@ def test_a_daemon_of_a_named_process_is_followed(ruled, real):
             os._exit(0)
         while os.getppid() == first:
             os.sched_yield()
+        os.write(says, b"%d" % os.getpid())
+        os.read(waits, 1)
         exchange(real.address)
         os._exit(0)
 
@@ -454,10 +457,17 @@ def test_a_daemon_of_a_named_process_is_followed(ruled, real):
         lab = ruled(str(held.program.pid))
         lab.call(lab.redirector._programs.attach, group.path)
         program = held.go()
+        number = int(os.read(hears, 20))
+        members = lab.redirector._programs.maps["members"]
+        while number not in {int.from_bytes(key, sys.byteorder) for key, _ in members.items()}:
+            os.sched_yield()  # we note it a moment later than it is forked
+        os.write(goes, b"!")
         serve(lab)
         assert program.result() == 0
     finally:
         group.close()
+        for descriptor in (hears, says, waits, goes):
+            os.close(descriptor)
 
 
 def test_a_number_means_nothing_when_its_process_has_ended(ruled):
