@@ -486,12 +486,14 @@ def attribution(lab):
 @behaviour("when the redirector stops, open connections end")
 def shutdown(lab):
     def serve(stream):
+        stream.socket.recv(1)  # whose connect(2) has returned
         stream.socket.sendall(b"x")
         lab.stop()
         stream.socket.close()
 
     def client():
         with tcp(SERVER) as conn:
+            conn.sendall(b"?")
             first = conn.recv(1)
             try:
                 return first, conn.recv(1)
