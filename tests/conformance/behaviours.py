@@ -212,12 +212,14 @@ def client_resets(lab):
     def serve(stream):
         try:
             while stream.socket.recv(100):
-                pass
+                stream.socket.sendall(b"!")
         except ConnectionResetError:
             failed.set()
 
     def client():
         conn = tcp(SERVER)
+        conn.sendall(b"?")
+        assert conn.recv(1) == b"!"
         conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         conn.close()
 
