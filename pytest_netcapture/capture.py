@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from pytest_netcapture import claims, openapi, programs, snapshots
+from pytest_netcapture import claims, programs
 from pytest_netcapture.errors import AssertionMismatch, NetcaptureError, UsageError
 from pytest_netcapture.fault_messages import SetFault
 from pytest_netcapture.faults import Fault
@@ -300,6 +300,8 @@ class Netcapture:
         `headers` names those to show. With `mask` values that differ from run to run are replaced
         by their kind (`<uuid>`, `<date>`), and secrets by `<secret>`.
         """
+        from pytest_netcapture import snapshots
+
         place = "netcapture.snapshot"
         if isinstance(headers, str):
             raise UsageError(f"{place}: headers={headers!r} is no list", cure=f"[{headers!r}]")
@@ -404,6 +406,8 @@ class Netcapture:
         Returns the mocks by `operationId`, or "GET /path" where there is none. `server` is the url
         before the paths, if it is not the document's first one.
         """
+        from pytest_netcapture import openapi
+
         return {
             one.name: self.mock(one.method, one.url).respond(
                 one.status, content=one.body, headers=one.headers

@@ -671,7 +671,19 @@ class ServiceFlow(Flow, kw_only=True, omit_defaults=True, tag="service"):
         return f"{self.service} {self.asked} → {self.error.kind if self.error else self.told}"
 
 
-class SqlFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="sql"):
+class _DatabaseFlow(ServiceFlow, kw_only=True, omit_defaults=True):
+    """What is said to a database, as a user: `session` is "user@database"."""
+
+    @property
+    def user(self) -> str:
+        return self.session.partition("@")[0]
+
+    @property
+    def database(self) -> str:
+        return self.session.partition("@")[2]
+
+
+class SqlFlow(_DatabaseFlow, kw_only=True, omit_defaults=True, tag="sql"):
     """A statement, or what is said around one: `step` is connect, prepare, query, execute, ...
 
     A query is a statement as text; one that is executed has been prepared and has parameters.
@@ -682,14 +694,6 @@ class SqlFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="sql"):
     @property
     def statement(self) -> str:
         return self.question
-
-    @property
-    def user(self) -> str:
-        return self.session.partition("@")[0]
-
-    @property
-    def database(self) -> str:
-        return self.session.partition("@")[2]
 
     @property
     def parameters(self) -> list[Any]:
@@ -778,7 +782,7 @@ class RedisFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="redis"):
         return str(self.reply)
 
 
-class MongoFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="mongo"):
+class MongoFlow(_DatabaseFlow, kw_only=True, omit_defaults=True, tag="mongo"):
     """A command to MongoDB and its answer; `step` is command or connect.
 
     Documents are read with pymongo's package `bson`, and have its types.
@@ -790,14 +794,6 @@ class MongoFlow(ServiceFlow, kw_only=True, omit_defaults=True, tag="mongo"):
     def command(self) -> str:
         """Return the command's name: `find`."""
         return self.question
-
-    @property
-    def user(self) -> str:
-        return self.session.partition("@")[0]
-
-    @property
-    def database(self) -> str:
-        return self.session.partition("@")[2]
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -146,16 +146,15 @@ def choose(redirector: str) -> Ground:
     try:
         return _prepared(NamespaceGround())
     except EnvironmentProblem as refused:
-        if redirector != AUTO or isinstance(refused, namespaces.Stranded):
-            raise
-        return instead(refused)
+        return instead(refused, redirector)
 
 
-def instead(refused: EnvironmentProblem, tried: Ground | None = None) -> Ground:
-    """Return the ground for where another is `refused`; raise that if there is none."""
+def instead(refused: EnvironmentProblem, redirector: str, tried: Ground | None = None) -> Ground:
+    """Return the ground for where another is `refused`; raise that if there is to be none."""
     from pytest_netcapture.machine_grounds import SeccompGround
 
-    if isinstance(tried, SeccompGround):
+    asked = redirector != AUTO
+    if asked or isinstance(refused, namespaces.Stranded) or isinstance(tried, SeccompGround):
         raise refused
     try:
         mounts = tried is not None and tried.mounts

@@ -55,9 +55,7 @@ def launch(redirector: str) -> Launched:
     try:
         return launch_on(ground)
     except EnvironmentProblem as refused:
-        if redirector != grounds.AUTO:
-            raise
-        return launch_on(grounds.instead(refused, ground))
+        return launch_on(grounds.instead(refused, redirector, ground))
 
 
 def launch_on(ground: grounds.Ground) -> Launched:

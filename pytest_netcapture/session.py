@@ -246,9 +246,7 @@ class Session:
             return cls._start(settings, first, roots, servers)
         except EnvironmentProblem as refused:
             first.runtime.remove()
-            if settings.redirector != grounds.AUTO:
-                raise
-            second = launch_on(grounds.instead(refused, first.ground))
+            second = launch_on(grounds.instead(refused, settings.redirector, first.ground))
             return cls._start(settings, second, roots, servers)
 
     @classmethod

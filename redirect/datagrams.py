@@ -106,6 +106,42 @@ class Flow:
             self.end()
 
 
+def as_event(
+    table: FlowTable,
+    flow: Flow,
+    *,
+    namespace: int,
+    first: bytes,
+    send: Callable[[bytes], None],
+    refuse: Callable[[], None],
+) -> DatagramFlow:
+    """Return what the sink is told of a flow; `send` and `refuse` are for the client's side."""
+
+    def reply(payload: bytes) -> None:
+        if len(payload) > MAX_DATAGRAM:
+            raise ValueError(f"a UDP datagram holds {MAX_DATAGRAM} bytes, not {len(payload)}")
+        if not flow.closed:
+            table.replied(flow, monotonic_ns())
+            send(payload)
+
+    def turn_away() -> None:
+        if not flow.closed:
+            table.close(flow)
+            refuse()
+
+    return DatagramFlow(
+        namespace=namespace,
+        client=flow.client,
+        original_dst=flow.server,
+        first=first,
+        reply=reply,
+        listen=flow.listen,
+        close=lambda: table.close(flow),
+        on_end=flow.on_end,
+        refuse=turn_away,
+    )
+
+
 class FlowTable:
     """The flows of one namespace. Times are nanoseconds of any one clock."""
 
@@ -195,29 +231,14 @@ class DatagramFlows:
             self._timer = None
 
     def _public(self, flow: Flow, first: bytes) -> DatagramFlow:
-        return DatagramFlow(
+        return as_event(
+            self.flows,
+            flow,
             namespace=self.namespace,
-            client=flow.client,
-            original_dst=flow.server,
             first=first,
-            reply=lambda payload: self._reply(flow, payload),
-            listen=flow.listen,
-            close=lambda: self.flows.close(flow),
-            on_end=flow.on_end,
-            refuse=lambda: self._refuse(flow),
+            send=lambda payload: self.send(flow, payload),
+            refuse=lambda: self.say_unreachable(flow),
         )
-
-    def _reply(self, flow: Flow, payload: bytes) -> None:
-        if len(payload) > MAX_DATAGRAM:
-            raise ValueError(f"a UDP datagram holds {MAX_DATAGRAM} bytes, not {len(payload)}")
-        if not flow.closed:
-            self.flows.replied(flow, monotonic_ns())
-            self.send(flow, payload)
-
-    def _refuse(self, flow: Flow) -> None:
-        if not flow.closed:
-            self.flows.close(flow)
-            self.say_unreachable(flow)
 
     def _arm(self) -> None:
         """Look for idle flows when the first of them may be."""

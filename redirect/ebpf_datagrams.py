@@ -21,7 +21,7 @@ from typing import Any
 
 from pytest_netcapture.redirect import ebpf_records as records
 from pytest_netcapture.redirect.base import Address, DatagramFlow, Sink
-from pytest_netcapture.redirect.datagrams import IDLE, MAX_DATAGRAM, Flow, FlowTable
+from pytest_netcapture.redirect.datagrams import IDLE, Flow, FlowTable, as_event
 from pytest_netcapture.redirect.ebpf_calls import BpfError
 from pytest_netcapture.redirect.ebpf_privileged import Privileged
 from pytest_netcapture.redirect.owners import Owners
@@ -158,30 +158,18 @@ class Datagrams:
         return records.read_route(route)[1] if route is not None else 0
 
     def _public(self, port: _Port, flow: Flow, place: int, first: bytes) -> DatagramFlow:
-        return DatagramFlow(
-            namespace=place,
-            client=flow.client,
-            original_dst=flow.server,
-            first=first,
-            reply=lambda payload: self._reply(port, flow, payload),
-            listen=flow.listen,
-            close=lambda: self._flows.close(flow),
-            on_end=flow.on_end,
-            refuse=lambda: self._refuse(port, flow),
-        )
-
-    def _reply(self, port: _Port, flow: Flow, payload: bytes) -> None:
-        if len(payload) > MAX_DATAGRAM:
-            raise ValueError(f"a UDP datagram holds {MAX_DATAGRAM} bytes, not {len(payload)}")
-        if not flow.closed:
-            self._flows.replied(flow, monotonic_ns())
+        def send(payload: bytes) -> None:
             with suppress(OSError):  # lost, as datagrams may be
                 port.socket.sendto(payload, flow.client)
 
-    def _refuse(self, port: _Port, flow: Flow) -> None:
-        if not flow.closed:
-            self._flows.close(flow)
-            self._unreachable.port(flow.client, port.address)
+        return as_event(
+            self._flows,
+            flow,
+            namespace=place,
+            first=first,
+            send=send,
+            refuse=lambda: self._unreachable.port(flow.client, port.address),
+        )
 
     def _sweep(self) -> None:
         """End idle flows, and take back ports that nobody needs."""

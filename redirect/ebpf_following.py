@@ -24,7 +24,8 @@ from pytest_netcapture.redirect import kernel as k
 from pytest_netcapture.redirect.ebpf_calls import Map
 from pytest_netcapture.redirect.ebpf_records import NAMES, encode_word
 from pytest_netcapture.redirect.ebpf_targets import Rules, inherited
-from pytest_netcapture.redirect.seccomp_places import pids, read_start
+from pytest_netcapture.redirect.processes import all_pids
+from pytest_netcapture.redirect.seccomp_places import read_start
 
 _CONNECTOR = 11
 _PROCESSES = (1, 1)  # CN_IDX_PROC, CN_VAL_PROC
@@ -89,7 +90,7 @@ class Members:
         for process, value in self._rules.processes().items():
             if os.path.exists(f"/proc/{process}"):
                 self._set(process, value)
-        parents = {pid: s.parent for pid in pids() if (s := read_start(pid)) is not None}
+        parents = {pid: s.parent for pid in all_pids() if (s := read_start(pid)) is not None}
         for pid in list(self._known):
             if pid not in parents:
                 self.take(Ended(pid))

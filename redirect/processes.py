@@ -75,7 +75,7 @@ def _candidates(root_pid: int) -> Iterator[int]:
     yield root_pid
     if os.path.exists("/proc/thread-self/children"):
         yield from _descendants(root_pid)
-        yield from _all_pids()
+        yield from all_pids()
     else:  # a kernel without CONFIG_PROC_CHILDREN
         yield from _by_distance(root_pid)
 
@@ -95,7 +95,7 @@ def _children(pid: int) -> Iterator[int]:
 
 def _by_distance(root_pid: int) -> Iterator[int]:
     """Yield the root's descendants nearest first, then all other processes."""
-    pids = list(_all_pids())
+    pids = list(all_pids())
     children: dict[int, list[int]] = {}
     for pid in pids:
         children.setdefault(parse_parent(_read(pid, "stat")), []).append(pid)
@@ -107,7 +107,8 @@ def _by_distance(root_pid: int) -> Iterator[int]:
     yield from pids
 
 
-def _all_pids() -> Iterable[int]:
+def all_pids() -> Iterable[int]:
+    """Return the numbers of the processes that are seen here."""
     return (int(name) for name in _list("/proc") if name.isdigit())
 
 

@@ -25,7 +25,7 @@ from time import monotonic_ns
 from typing import Any
 
 from pytest_netcapture.redirect.base import Address, DatagramFlow, Sink
-from pytest_netcapture.redirect.datagrams import IDLE, MAX_DATAGRAM, Flow, FlowTable
+from pytest_netcapture.redirect.datagrams import IDLE, Flow, FlowTable, as_event
 from pytest_netcapture.redirect.owners import Owners
 from pytest_netcapture.redirect.seccomp_sockets import Sockets
 from pytest_netcapture.redirect.seccomp_streams import Caller
@@ -181,31 +181,21 @@ class Datagrams:
             self._sink.datagram_flow(self._public(path, flow, payload))
 
     def _public(self, path: Path, flow: Flow, first: bytes) -> DatagramFlow:
-        return DatagramFlow(
-            namespace=path.caller.place,
-            client=flow.client,
-            original_dst=flow.server,
-            first=first,
-            reply=lambda payload: self._reply(path, flow, payload),
-            listen=flow.listen,
-            close=lambda: self._flows.close(flow),
-            on_end=flow.on_end,
-            refuse=lambda: self._refuse(path, flow),
-        )
-
-    def _reply(self, path: Path, flow: Flow, payload: bytes) -> None:
-        if len(payload) > MAX_DATAGRAM:
-            raise ValueError(f"a UDP datagram holds {MAX_DATAGRAM} bytes, not {len(payload)}")
-        if not flow.closed:
+        def send(payload: bytes) -> None:
             path.used = monotonic_ns()
-            self._flows.replied(flow, path.used)
             with suppress(OSError):  # lost, as datagrams may be
                 path.ours.send(payload)
 
-    def _refuse(self, path: Path, flow: Flow) -> None:
-        if flow.closed:
-            return
-        self._flows.close(flow)
+        return as_event(
+            self._flows,
+            flow,
+            namespace=path.caller.place,
+            first=first,
+            send=send,
+            refuse=lambda: self._refuse(path),
+        )
+
+    def _refuse(self, path: Path) -> None:
         if not path.connected or path.ours.fileno() < 0:
             return  # the kernel tells unconnected sockets nothing
         with suppress(OSError):

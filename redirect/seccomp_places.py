@@ -19,6 +19,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pytest_netcapture.redirect.processes import all_pids
+
 TICK_NS = 10_000_000
 _MOVES = 4096
 _KNOWN = 4096
@@ -86,12 +88,12 @@ class Places:
 
     def inside(self, place: int) -> list[int]:
         """Return the processes that are left in a place. Reads all of /proc."""
-        table = {pid: found for pid in pids() if (found := read_start(pid)) is not None}
+        table = {pid: found for pid in all_pids() if (found := read_start(pid)) is not None}
         return [pid for pid in table if self._is_in(pid, table, place)]
 
     def descendants(self) -> dict[int, int]:
         """Return the test process's children, theirs, and who was seen to be one: pid to tick."""
-        table = {pid: found for pid in pids() if (found := read_start(pid)) is not None}
+        table = {pid: found for pid in all_pids() if (found := read_start(pid)) is not None}
         return {
             pid: started.tick
             for pid, started in table.items()
@@ -171,7 +173,3 @@ def process_of(thread: int, likely: int) -> int:
     except OSError:
         pass
     return thread
-
-
-def pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]

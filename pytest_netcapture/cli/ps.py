@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import click
 
-from pytest_netcapture.redirect.processes import describe
-from pytest_netcapture.redirect.seccomp_places import pids, read_start
+from pytest_netcapture.redirect.processes import all_pids, describe
+from pytest_netcapture.redirect.seccomp_places import read_start
 
 _FIRST_USER = 1000
 _COLUMN = 24
@@ -41,7 +41,7 @@ def ps(*, as_json: bool, filter: str) -> int:  # noqa: A002 - the name that peop
 
     Example: netcapture ps python
     """
-    rows = [row for pid in sorted(pids()) if (row := read(pid)) is not None]
+    rows = [row for pid in sorted(all_pids()) if (row := read(pid)) is not None]
     shown = [row for row in rows if _matches(row, filter)]
     if as_json:
         click.echo(json.dumps([row._asdict() for row in shown], indent=2))

@@ -53,9 +53,6 @@ class _Issuer:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         public = self.key.public_key()
         identifier = x509.SubjectKeyIdentifier.from_public_key(public)
-        self.authority_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-            identifier
-        )
         self.certificate = (
             x509.CertificateBuilder()
             .subject_name(self.name)
@@ -80,15 +77,13 @@ class _Issuer:
         issuer.key = key
         issuer.certificate = x509.load_pem_x509_certificate(pem)
         issuer.name = issuer.certificate.subject
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        issuer.authority_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
-            identifier
-        )
         return issuer
 
-    @property
+    @functools.cached_property
     def signer(self) -> _Signer:
-        return _Signer(self.name, self.key, self.authority_key)
+        identifier = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
+        authority_key = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+        return _Signer(self.name, self.key, authority_key)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,13 @@ from pytest_netcapture.engine.layers.sniff import TLS_1_2, TLS_1_3, ClientHello
 from pytest_netcapture.engine.layers.tls_refusal import TlsRefusal
 from pytest_netcapture.engine.layers.tls_relay import TlsRelay
 from pytest_netcapture.engine.opaque import Opaque
-from pytest_netcapture.engine.upstream_tls import Offer, Upstream, UpstreamTlsError, describe
+from pytest_netcapture.engine.upstream_tls import (
+    Offer,
+    ProtocolFactory,
+    Upstream,
+    UpstreamTlsError,
+    describe,
+)
 from pytest_netcapture.flows import FlowError, Origin, TlsFailure
 
 if TYPE_CHECKING:
@@ -89,14 +95,9 @@ class Interception:
         ):
             return
         try:
-            upstream = await self._engine.upstream_tls.connect(
-                asyncio.Protocol,
-                await self._engine.opener.dial(connection),
-                redial=lambda: asyncio.ensure_future(self._engine.opener.dial(connection)),
-                server_name=_server_name(connection, hello),
-                offer=_offer(connection, hello),
-                upstream_ca=connection.scope.settings.upstream_ca,
-            )
+            sock = await self._engine.opener.dial(connection)
+            name, offer = _server_name(connection, hello), _offer(connection, hello)
+            upstream = await self._handshake(connection, sock, name, offer, asyncio.Protocol)
         except UpstreamTlsError as failed:
             self.opaque.learn(connection, failed.reason)
         except OSError as error:
@@ -144,13 +145,18 @@ class Interception:
         await self._client_side(connection, context, bad)
 
     async def _handshake(
-        self, connection: Connection, sock: socket.socket, name: str, offer: Offer
+        self,
+        connection: Connection,
+        sock: socket.socket,
+        name: str,
+        offer: Offer,
+        factory: ProtocolFactory | None = None,
     ) -> Upstream:
         def redial() -> asyncio.Future[socket.socket]:
             return asyncio.ensure_future(self._engine.opener.dial(connection))
 
         return await self._engine.upstream_tls.connect(
-            connection.server_side,
+            factory or connection.server_side,
             sock,
             redial=redial,
             server_name=name,

@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pickle
 import select
 import signal
 import socket
 import tempfile
 import threading
-import traceback
 import warnings
 
 import pytest
+from forked import Forked, tell
 from sink_lab import WAIT, SinkLab
 
 from pytest_netcapture.redirect import ebpf_calls, ebpf_probing
@@ -28,7 +27,6 @@ from pytest_netcapture.redirect.ebpf_targets import parse
 from pytest_netcapture.redirect.poller import Poller
 from pytest_netcapture.sandbox import cgroups
 
-LIMIT = 20
 HOME = 1
 OUTSIDE = ("198.51.100.7", 8080)
 OUTSIDE_V6 = ("2001:db8:1::7", 8080)
@@ -126,55 +124,19 @@ class Real:
                     conn.sendall(b"real\n")
 
 
-class Program:
-    """A forked child in a group. `result()` waits for what its function returned."""
+class Program(Forked):
+    """A forked child in a group."""
 
     def __init__(self, function, group):
-        self._reader, writer = os.pipe()
+        reader, writer = os.pipe()
+        super().__init__(reader)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
             self.pid = os.fork()
         if not self.pid:
-            os.close(self._reader)
-            _child(function, group, writer)
+            os.close(reader)
+            tell(writer, lambda: group and group.enter(), function)
         os.close(writer)
-
-    def result(self):
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN | select.POLLHUP)
-        data = b""
-        try:
-            while poll.poll(LIMIT * 1000):
-                piece = os.read(self._reader, 1 << 16)
-                if not piece:
-                    break
-                data += piece
-            else:
-                os.kill(self.pid, signal.SIGKILL)
-        finally:
-            os.close(self._reader)
-            os.waitpid(self.pid, 0)
-        assert data, "the program said nothing in time"
-        kind, value = pickle.loads(data)
-        if kind == "skip":
-            pytest.skip(value)
-        assert kind == "ok", value
-        return value
-
-
-def _child(function, group, writer):
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LIMIT + 5)
-    try:
-        if group is not None:
-            group.enter()
-        told = ("ok", function())
-    except pytest.skip.Exception as skip:
-        told = ("skip", str(skip))
-    except BaseException:
-        told = ("fail", traceback.format_exc())
-    os.write(writer, pickle.dumps(told))
-    os._exit(0)
 
 
 class Lab(SinkLab):

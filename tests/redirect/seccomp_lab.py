@@ -8,15 +8,11 @@ returns comes back; what it raises is raised here.
 from __future__ import annotations
 
 import os
-import pickle
 import queue
-import select
-import signal
 import socket
-import traceback
 import warnings
 
-import pytest
+from forked import Forked, tell
 from sink_lab import WAIT, SinkLab
 
 from pytest_netcapture.redirect import seccomp_filter, seccomp_listener
@@ -25,23 +21,23 @@ from pytest_netcapture.redirect.seccomp import SeccompRedirector
 from pytest_netcapture.redirect.seccomp_memory import OwnMemory
 from pytest_netcapture.redirect.seccomp_places import Places
 
-LIMIT = 20
 HOME = 1
 OUTSIDE = ("198.51.100.7", 8080)
 """Nobody is there (RFC 5737): a connection to it that is not diverted cannot succeed."""
 
 
-class Program:
-    """A forked child. `result()` waits for what its function returned."""
+class Program(Forked):
+    """A forked child under a filter."""
 
     def __init__(self, lab, function):
-        self.reader, writer = os.pipe()
+        reader, writer = os.pipe()
+        super().__init__(reader)
         ours, theirs = socket.socketpair()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
             self.pid = os.fork()
         if not self.pid:
-            os.close(self.reader)
+            os.close(reader)
             ours.close()
             _child(function, writer, theirs, sockets=lab.makes_sockets)
         os.close(writer)
@@ -51,43 +47,14 @@ class Program:
         if listener >= 0:
             lab.supervise(listener, self.pid)
 
-    def result(self):
-        poll = select.poll()
-        poll.register(self.reader, select.POLLIN | select.POLLHUP)
-        data = b""
-        try:
-            while poll.poll(LIMIT * 1000):
-                piece = os.read(self.reader, 1 << 16)
-                if not piece:
-                    break
-                data += piece
-            else:
-                os.kill(self.pid, signal.SIGKILL)
-        finally:
-            os.close(self.reader)
-            os.waitpid(self.pid, 0)
-        assert data, "the program said nothing in time"
-        kind, value = pickle.loads(data)
-        if kind == "skip":
-            pytest.skip(value)
-        assert kind == "ok", value
-        return value
-
 
 def _child(function, writer, handover, *, sockets):
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LIMIT + 5)
-    try:
+    def prepare():
         listener = seccomp_filter.install(sockets=sockets)
         seccomp_listener.hand_over(listener, handover)
         handover.close()
-        told = ("ok", function())
-    except pytest.skip.Exception as skip:
-        told = ("skip", str(skip))
-    except BaseException:
-        told = ("fail", traceback.format_exc())
-    os.write(writer, pickle.dumps(told))
-    os._exit(0)
+
+    tell(writer, prepare, function)
 
 
 class Lab(SinkLab):
