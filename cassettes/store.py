@@ -67,6 +67,7 @@ from pytest_netcapture.flows import (
     UdpFlow,
     WebSocketFlow,
 )
+from pytest_netcapture.hook_names import REVIEWS
 from pytest_netcapture.settings import CassetteUse, RecordMode, Repeat
 
 _SILENT = (RecordMode.ALL, RecordMode.REWRITE)
@@ -96,6 +97,9 @@ class Cassette:
         self._keys: dict[tuple[object, ...], tuple[Line, Rest]] = {}
         self._keys_version = -1
         self._pending: list[AnyFlow] = []
+        self._waits = not REVIEWS.isdisjoint(use.hooks)
+        self.settled = False
+        """Whether the project's own code has had its say: what comes later is not recorded."""
         self._failure: OSError | None = None
         self.warnings += recover_journals(self.path, keep=use.mode in _RECOVERING)
         self._source = self._load(spool_dir)
@@ -170,6 +174,28 @@ class Cassette:
             return explain_http(self, self._scrubber.request(request), queue, line)
         self.played += 1
         return self._exchange(recording)
+
+    def candidates(self, request: HttpRequest) -> list[tuple[Recording, HttpFlow]]:
+        """Return the recordings with a request's method and host that were not played."""
+        if not self.can_play:
+            return []
+        host, found = self._known_as(request.host), []
+        for recording in self._shelf.exchanges:
+            record = recording.record()
+            if isinstance(record, HttpRecord) and not recording.played:
+                known = without_tags(record.request.host)
+                if (record.request.method, known) == (request.method, host):
+                    flow = recording.flow()
+                    assert isinstance(flow, HttpFlow)
+                    found.append((recording, flow))
+        return found
+
+    def take(self, recording: Recording) -> None:
+        """Note that one of the candidates is played."""
+        record = recording.record()
+        assert isinstance(record, HttpRecord)
+        r = record.request
+        self._took(self._matcher.line(r.method, r.scheme, r.host, r.port, r.target), recording)
 
     def _key_of(self, request: HttpRequest) -> tuple[Line, Rest]:
         """Return a request's key; those of requests without a body are kept."""
@@ -397,7 +423,8 @@ class Cassette:
 
     def record(self, flow: AnyFlow) -> None:
         """Remember a finished flow. It is not changed, and must not be from now on."""
-        if self.can_record and _worth_recording(flow) and not self._is_there(flow):
+        wanted = self.can_record and not self.settled
+        if wanted and _worth_recording(flow) and not self._is_there(flow):
             self._pending.append(flow)
             self.recorded += 1
 
@@ -408,9 +435,20 @@ class Cassette:
         asked = self._scrubber.service(flow)
         return self._shelf.services.next(asked, Repeat.ONCE) is not None
 
+    def pending(self) -> list[AnyFlow]:
+        """Return what waits for the project's own code."""
+        return self._pending
+
+    def settle(self, flows: list[AnyFlow]) -> int:
+        """Record what that code has made of it, and no more; return how many were left out."""
+        left_out = len(self._pending) - len(flows)
+        self._pending, self._waits, self.settled = flows, False, True
+        self.recorded -= left_out
+        return left_out
+
     def flush(self) -> None:
         """Scrub what is pending and append it to the journal."""
-        if not self._pending or self._failure:
+        if not self._pending or self._failure or self._waits:
             return
         pending, self._pending = self._pending, []
         readable = [flow for flow in pending if _bodies_exist(flow)]

@@ -18,6 +18,7 @@ import atexit
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +30,7 @@ from pytest_netcapture.capture import Netcapture
 from pytest_netcapture.cassette_names import Owners
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 from pytest_netcapture.flows import AnyFlow, Problem
+from pytest_netcapture.hooking import Hooks
 from pytest_netcapture.messages import Counts
 from pytest_netcapture.plugin import ACTIVE
 from pytest_netcapture.report.exchange import flow_line
@@ -139,6 +141,7 @@ class Active:
         settings = self._sources.for_item(self._test_of(item), fixture)
         if self._chaos is not None:
             settings = self._chaos.settings(item, settings)
+        settings = _with_hooks(settings, Hooks(item, fixture))
         asked, present = settings.redirector, self._session.redirector
         if asked not in {grounds.AUTO, present}:
             raise UsageError(
@@ -170,6 +173,7 @@ class Active:
             given = item.stash[_GIVEN_BY_FIXTURE] = markers.fixture_options(returned)
             if scope is not None:
                 scope.update(self._settings_for(item, given))
+                scope.set_hooks(Hooks(item, given))
         except NetcaptureError as error:
             pytest.fail(f"{item.nodeid}: {error}", pytrace=False)
 
@@ -244,6 +248,7 @@ class Active:
             self._refusal.reason = str(error)
         else:
             self._warn(item, scope.warnings)
+            scope.set_hooks(Hooks(item))
             if self._chaos is not None:
                 self._chaos.begin(item, scope)
 
@@ -274,6 +279,7 @@ class Active:
         try:
             if self._chaos is not None:
                 self._chaos.end(item, scope)
+            hooked = _reviewed(scope)
             unused_mocks = scope.unused_mocks() if settings.strict else []
             ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:
@@ -282,6 +288,7 @@ class Active:
             item.stash[_COUNTS] = ended.counts
         self._warn(item, ended.warnings)
         texts = [self._text(problem, item) for problem in ended.problems]
+        texts += hooked
         if unused_mocks:
             texts.append(_unused_mocks_text(unused_mocks))
         if settings.strict and ended.unused:
@@ -355,6 +362,26 @@ def _stack(flow: AnyFlow) -> list[stacks.Frame]:
     if not frames and flow.protocol == "dns" and flow.process.pid == os.getpid():
         frames = stacks.stack_for_name(flow.host)
     return frames
+
+
+def _with_hooks(settings: Settings, hooks: Hooks) -> Settings:
+    use = settings.cassette
+    if use is None or not hooks.names:
+        return settings
+    told = msgspec.structs.replace(use, hooks=hooks.names)
+    return msgspec.structs.replace(settings, cassette=told)
+
+
+def _reviewed(scope: TestScope) -> list[str]:
+    """Let the project's own code look at what a test did; return what it raised."""
+    try:
+        scope.review()
+    except (EngineGone, EnvironmentProblem):
+        raise
+    except Exception as error:
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        return [f"hook: failed, so nothing of this test was recorded\n{''.join(lines).rstrip()}"]
+    return []
 
 
 def _fail_for(texts: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""Answers the engine's questions about mocks in a thread, while the test waits in its client.
+"""Answers the engine's questions about mocks and hooks in a thread; the test waits in its client.
 
-1. The thread exists only in a test that has a mock with a callable, from then on until the test
-   ends. It is born in the test's namespace, so what a callable sends is the test's too.
+1. The thread exists only in a test that has a mock with a callable, or a hook for replay, from then
+   on until the test ends. It is born in the test's namespace: what a callable sends is the test's.
 2. One question at a time: callables need no locks. One that itself sends a request which needs to
    ask waits for itself; the engine gives up in the end.
 3. Whatever a callable raises is told with its traceback; the client gets a 500, the test fails.
@@ -16,14 +16,15 @@ import inspect
 import os
 import threading
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.flows import HttpFlow
-from pytest_netcapture.mock_messages import MockAnswer, Question, Told
+from pytest_netcapture.hooking import Hooks
+from pytest_netcapture.mock_messages import HookQuestion, MockAnswer, Question, Told
 from pytest_netcapture.mocks import Mock, Responder
 from pytest_netcapture.responses import Response
 
@@ -35,10 +36,13 @@ _PATIENCE = 1.0
 class Answering:
     """A thread at one end of the channel for questions; `mocks` are the test's by number."""
 
-    def __init__(self, descriptor: int, mocks: Mapping[int, Mock]) -> None:
+    def __init__(
+        self, descriptor: int, mocks: Mapping[int, Mock], hooks: Callable[[], Hooks | None]
+    ) -> None:
         self._descriptor = descriptor
         self._mocks = mocks
-        self._decoder = msgspec.msgpack.Decoder(Question)
+        self._hooks = hooks
+        self._decoder = msgspec.msgpack.Decoder(Question | HookQuestion)
         self._thread = threading.Thread(target=self._run, name="netcapture-mocks", daemon=True)
         self._thread.start()
 
@@ -56,9 +60,12 @@ class Answering:
         finally:
             _close(self._descriptor)
 
-    def _told(self, question: Question) -> Told:
+    def _told(self, question: Question | HookQuestion) -> Told:
         told = Told(question.number)
         try:
+            if isinstance(question, HookQuestion):
+                hooks = self._hooks()
+                return hooks.said(question) if hooks else told
             mock = self._mocks[question.mock]
             told.matches = mock.criteria.matches(question.flow)
             if told.matches and question.answer >= 0:

@@ -172,6 +172,16 @@ class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
         """Parse the content as JSON (RFC 8259). Raises `msgspec.DecodeError` when it is not."""
         return msgspec.json.decode(self.content)
 
+    def set_content(self, content: bytes | str) -> None:
+        """Put other content in its place, as a hook may: text as UTF-8, Content-Length corrected.
+
+        The content coding stays; pieces in which a streamed body came are forgotten.
+        """
+        data = content.encode() if isinstance(content, str) else content
+        if "content-length" in self.headers and not self.body.coding:
+            self.headers = self.headers.replace("content-length", str(len(data)))
+        self.body = Body(size=len(data), data=data, coding=self.body.coding)
+
     @property
     def form(self) -> list[tuple[str, str]]:
         """Parse the content as application/x-www-form-urlencoded."""

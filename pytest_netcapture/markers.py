@@ -16,6 +16,7 @@ from pytest_netcapture.cassette_names import check_name
 from pytest_netcapture.cassettes import ignoring
 from pytest_netcapture.chaos.names import parse_expectation, parse_kinds, parse_wait
 from pytest_netcapture.errors import UsageError
+from pytest_netcapture.hook_names import REQUEST, RESPONSE
 from pytest_netcapture.options import BY_KEY
 from pytest_netcapture.settings import (
     MATCHERS,
@@ -38,7 +39,7 @@ VCR_OPTIONS = (
     "ignore_hosts",
     "ignore_localhost",
 )
-CASSETTE_OPTIONS = ("match_on", "filters", "repeat", "max_age", *VCR_OPTIONS)
+CASSETTE_OPTIONS = ("match_on", "filters", "repeat", "max_age", *VCR_OPTIONS, REQUEST, RESPONSE)
 """Those that the config fixture may give too, for every cassette."""
 
 _AGE = re.compile(r"(\d+)\s*([smhdw]?)")
@@ -214,6 +215,15 @@ def repeat(value: Any, where: str) -> Repeat:
     return Repeat(check_choice(value, [one.value for one in Repeat], f"{where}, repeat"))
 
 
+def function(value: Any, where: str) -> Callable[[Any], Any]:
+    if not callable(value):
+        raise UsageError(
+            f"{where} must be a function, given: {value!r}",
+            cure="write one that takes the request or response and returns it, or None",
+        )
+    return value  # type: ignore[no-any-return]
+
+
 _LISTED: dict[str, Check] = {
     "allow": parse_pattern,
     "passthrough": parse_pattern,
@@ -232,6 +242,8 @@ _CASSETTE: dict[str, Check] = {
     "filter_post_data_parameters": edits("post"),
     "ignore_hosts": hosts,
     "ignore_localhost": localhost,
+    REQUEST: function,
+    RESPONSE: function,
 }
 
 

@@ -192,6 +192,19 @@ class GetCassette(msgspec.Struct, tag=True):
     scope: int
 
 
+class GetRecordings(msgspec.Struct, tag=True):
+    """What a scope's cassette is about to record, which waits for the project's own code."""
+
+    scope: int
+
+
+class SetRecordings(msgspec.Struct, tag=True):
+    """What that code has made of it."""
+
+    scope: int
+    flows: list[AnyFlow]
+
+
 class CassetteState(msgspec.Struct, tag=True):
     """How far a scope's cassette is used; `path` is empty when it has none."""
 
@@ -288,6 +301,8 @@ Request: TypeAlias = (
     | GetProblems
     | GetCassette
     | WaitChange
+    | GetRecordings
+    | SetRecordings
     | Publish
     | SavePackets
     | SetMock

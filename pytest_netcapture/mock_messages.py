@@ -82,7 +82,7 @@ class Questions(msgspec.Struct, tag=True):
     fds: int = 1
 
 
-class Question(msgspec.Struct):
+class Question(msgspec.Struct, tag=True):
     """Ask whether mock `mock` matches `flow`, and what a callable of its answers."""
 
     number: int
@@ -92,10 +92,27 @@ class Question(msgspec.Struct):
     flow: HttpFlow
 
 
+class HookQuestion(msgspec.Struct, tag=True):
+    """Ask what a hook (hooking.py) says before an exchange is played.
+
+    `flow` has the request as it came, or is the recorded exchange; `candidates` are recorded ones.
+    """
+
+    number: int
+    hook: str
+    flow: HttpFlow
+    candidates: list[HttpFlow] = []
+
+
 class Told(msgspec.Struct):
-    """The test process's word on a question; `error` is the traceback when its code raised."""
+    """The test process's word on a question; `error` is the traceback when its code raised.
+
+    `flow` is what a hook made of the question's; `index` the candidate it chose, -1 for none.
+    """
 
     number: int
     matches: bool = False
     answer: MockAnswer | None = None
     error: str = ""
+    flow: HttpFlow | None = None
+    index: int = -1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_netcapture import options
+from pytest_netcapture import hooks, options
 
 if TYPE_CHECKING:
     from pytest_netcapture.capture import Netcapture
@@ -29,6 +29,10 @@ _NETCAPTURE = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hooks)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -28,6 +28,8 @@ from pytest_netcapture.errors import EngineGone, EnvironmentProblem, UsageError
 from pytest_netcapture.fault_messages import CutAll, GetSchedule, Schedule, SetFault
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.grounds import Ground
+from pytest_netcapture.hook_names import ASKED, REVIEWS
+from pytest_netcapture.hooking import Hooks
 from pytest_netcapture.launch import Launched, launch, launch_on
 from pytest_netcapture.messages import (
     SESSION_SCOPE,
@@ -46,6 +48,7 @@ from pytest_netcapture.messages import (
     GetCassette,
     GetFlows,
     GetProblems,
+    GetRecordings,
     Lease,
     Page,
     ProblemList,
@@ -53,6 +56,7 @@ from pytest_netcapture.messages import (
     Published,
     Ready,
     SavePackets,
+    SetRecordings,
     SetVariable,
     Update,
     WaitChange,
@@ -100,6 +104,7 @@ class TestScope:
         self._sent = signs.sent
         self._cached: tuple[int, list[AnyFlow]] = (-1, [])
         self.mocks: dict[int, Mock] = {}
+        self.hooks: Hooks | None = None
         self._answering: Answering | None = None
         self._faults = False
         self.nodeid = ""
@@ -156,10 +161,43 @@ class TestScope:
     def set_mock(self, mock: Mock) -> None:
         """Let the engine know a mock as it is now."""
         self.mocks[mock.number] = mock
-        if mock.needs_asking and self._answering is None:
-            _, fds = self._session.channel.ask(OpenQuestions(self.id), Questions)
-            self._answering = Answering(fds[0], self.mocks)
+        if mock.needs_asking:
+            self._start_answering()
         self._session.channel.ask(mock.message(self.id), Done)
+
+    def set_hooks(self, hooks: Hooks) -> None:
+        """Let the project's own code be asked from now on."""
+        self.hooks = hooks
+        if self.settings_now.cassette is not None and not ASKED.isdisjoint(hooks.names):
+            self._start_answering()
+
+    def _start_answering(self) -> None:
+        if self._answering is None:
+            _, fds = self._session.channel.ask(OpenQuestions(self.id), Questions)
+            self._answering = Answering(fds[0], self.mocks, lambda: self.hooks)
+
+    def review(self) -> None:
+        """Show the project's own code what has happened, and what is to be recorded.
+
+        Raises whatever that code raises; nothing of the test is recorded then.
+        """
+        hooks, use = self.hooks, self.settings_now.cassette
+        if hooks is None:
+            return
+        if hooks.looks:
+            hooks.show(self.flows())
+        if use is None or REVIEWS.isdisjoint(use.hooks):
+            return
+        channel, kept = self._session.channel, []
+        try:
+            for flow in channel.ask(GetRecordings(self.id), FlowList)[0].flows:
+                reviewed = hooks.review(flow)
+                if reviewed is not None:
+                    kept.append(reviewed)
+        except BaseException:
+            channel.ask(SetRecordings(self.id, []), Done)
+            raise
+        channel.ask(SetRecordings(self.id, kept), Done)
 
     def calls(self, number: int) -> list[AnyFlow]:
         """Return the exchanges that a mock has answered."""

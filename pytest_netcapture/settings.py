@@ -123,6 +123,8 @@ class CassetteUse(msgspec.Struct, frozen=True):
     edits: tuple[Edit, ...] = ()
     ignored_hosts: tuple[HostPattern, ...] = ()
     """Their traffic is live, and not recorded."""
+    hooks: tuple[str, ...] = ()
+    """What the project's own code wants to be asked of recordings (hooking.py)."""
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -163,6 +163,7 @@ def test_switched_off_the_plugin_imports_little():
     assert ours <= {
         "pytest_netcapture",
         "pytest_netcapture.errors",
+        "pytest_netcapture.hooks",
         "pytest_netcapture.options",
         "pytest_netcapture.plugin",
         "pytest_netcapture.settings",

@@ -41,6 +41,7 @@ from pytest_netcapture.engine.dialer import (
     resolve_now,
 )
 from pytest_netcapture.engine.faulting import Faulting
+from pytest_netcapture.engine.hooked import Hooked
 from pytest_netcapture.engine.layers.layer import Decision, Later, Play
 from pytest_netcapture.engine.mocking import Mocking
 from pytest_netcapture.engine.mocks import Reach
@@ -104,6 +105,7 @@ class Engine:
         self.opener = Opener(self)
         self.packets = Packets(self)
         self.mocking = Mocking(self)
+        self._hooked = Hooked(self)
         self.faulting = Faulting(self)
         self.requests = Requests(self)
         self.publisher = Publisher(self)
@@ -496,24 +498,26 @@ class Engine:
                 return decision
         return self.decide_unmocked(connection, flow)
 
-    def decide_unmocked(self, connection: Connection, flow: HttpFlow) -> Decision:
+    def decide_unmocked(self, connection: Connection, flow: HttpFlow) -> Decision | Later:
         scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
+        if scope.asks and not scope.ignores((flow.request.host,), address, flow.request.port):
+            return self._hooked.decide(connection, scope, flow)
         found = pipeline.decide_http(scope, flow, address)
-        return self._decided(connection, flow, *found)
+        return self.decided(connection, flow, *found)
 
     def decide_service(self, connection: Connection, flow: ServiceFlow) -> Decision:
         scope, address = self.scopes.get(flow.scope), connection.plan.address[0]
         found = pipeline.decide_service(scope, flow, address)
-        return self._decided(connection, flow, *found)
+        return self.decided(connection, flow, *found)
 
     def decide_early(self, connection: Connection, flow: HttpFlow) -> Decision | None:
         scope = self.scopes.get(flow.scope)
-        if scope.mocks.may_match(flow) or scope.faults.may_match(flow):
+        if scope.asks or scope.mocks.may_match(flow) or scope.faults.may_match(flow):
             return None
         found = pipeline.decide_early(scope, flow, connection.plan.address[0])
-        return None if found is None else self._decided(connection, flow, *found)
+        return None if found is None else self.decided(connection, flow, *found)
 
-    def _decided(
+    def decided(
         self,
         connection: Connection,
         flow: HttpFlow | ServiceFlow,

@@ -31,7 +31,7 @@ from pytest_netcapture.flows import (
     WebSocketFlow,
     WebSocketMessage,
 )
-from pytest_netcapture.mock_messages import MockAnswer, Question, Told
+from pytest_netcapture.mock_messages import HookQuestion, MockAnswer, Question, Told
 
 if TYPE_CHECKING:
     from pytest_netcapture.engine.connection import Connection
@@ -66,14 +66,14 @@ class Asking:
             for future in self._waiting.values():
                 future.cancel()
 
-    async def ask(self, mock: int, answer: int, flow: HttpFlow) -> Told:
+    async def ask(self, question: Question | HookQuestion) -> Told:
         """Return what the test process says. Raises `TimeoutError`, or is cancelled at the end."""
         loop = asyncio.get_running_loop()
         self._number += 1
-        number = self._number
+        number = question.number = self._number
         future = self._waiting[number] = loop.create_future()
         try:
-            payload = msgspec.msgpack.encode(Question(number, mock, answer, flow))
+            payload = msgspec.msgpack.encode(question)
             head = len(payload).to_bytes(_LENGTH, "little")
             await loop.sock_sendall(self._socket, head + payload)
             return await asyncio.wait_for(future, PATIENCE)
@@ -192,7 +192,7 @@ class Mocking:
                 return self._give(connection, mock, index, flow)
             if calls:
                 mock.give(index, flow)  # while it is asked, another may ask
-            told = await self._told(scope, mock, index if calls else -1, flow)
+            told = await self.ask(scope, Question(0, mock.number, index if calls else -1, flow))
             if told.error:
                 return self._failed(scope, mock, flow, told.error)
             if told.matches and calls:
@@ -203,12 +203,13 @@ class Mocking:
                 mock.take_back(index, flow)
         return self._engine.decide_unmocked(connection, flow)
 
-    async def _told(self, scope: Scope, mock: LiveMock, answer: int, flow: HttpFlow) -> Told:
+    async def ask(self, scope: Scope, question: Question | HookQuestion) -> Told:
+        """Return what the test process says. Raises `OSError` when the test has ended."""
         asking = self._asking.get((scope.parent or scope).id)
         if asking is None:
             raise OSError("the test has ended")
         try:
-            return await asking.ask(mock.number, answer, flow)
+            return await asking.ask(question)
         except (TimeoutError, asyncio.TimeoutError):
             return Told(0, error=f"no answer within {PATIENCE:g} s")
 

@@ -102,16 +102,24 @@ def decide_http(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, P
     if scope.sealed:
         return Deny(Origin.UNMATCHED), after_the_end(flow, scope)
     if scope.ignores((flow.request.host,), address, flow.request.port):
-        return _forward(scope, flow, address)
+        return forward(scope, flow, address)
     cassette = scope.cassette
     if cassette is not None and scope.plays:
-        found = cassette.play_http(flow.request)
-        if not isinstance(found, Miss):
-            scope.counts.played += 1
-            return _play(scope, cassette, found), None
-        if not scope.records:
-            return Deny(Origin.UNMATCHED), unmatched(flow, found)
-    return _forward(scope, flow, address)
+        return played(scope, flow, cassette.play_http(flow.request), address)
+    return forward(scope, flow, address)
+
+
+def played(
+    scope: Scope, flow: HttpFlow, found: HttpFlow | Miss, address: str
+) -> tuple[Decision, Problem | None]:
+    """Decide by what the cassette has for an exchange."""
+    cassette = scope.cassette
+    if not isinstance(found, Miss) and cassette is not None:
+        scope.counts.played += 1
+        return _play(scope, cassette, found), None
+    if isinstance(found, Miss) and not scope.records:
+        return Deny(Origin.UNMATCHED), unmatched(flow, found)
+    return forward(scope, flow, address)
 
 
 def decide_service(
@@ -146,7 +154,7 @@ def decide_early(
     cassette = scope.cassette
     ignored = scope.ignores((flow.request.host,), address, flow.request.port)
     if cassette is None or not scope.plays or ignored:
-        return _forward(scope, flow, address)
+        return forward(scope, flow, address)
     found = cassette.begin_http(flow.request)
     if found is None:
         return None
@@ -155,10 +163,10 @@ def decide_early(
         return Play(dialogue=found), None
     if not scope.records:
         return Deny(Origin.UNMATCHED), unmatched(flow, found)
-    return _forward(scope, flow, address)
+    return forward(scope, flow, address)
 
 
-def _forward(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Problem | None]:
+def forward(scope: Scope, flow: HttpFlow, address: str) -> tuple[Decision, Problem | None]:
     reason = allowed(scope.settings, (flow.request.host,), address, flow.request.port)
     if reason:
         return Deny(), blocked(flow, reason)

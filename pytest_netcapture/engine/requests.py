@@ -32,6 +32,7 @@ from pytest_netcapture.messages import (
     GetCassette,
     GetFlows,
     GetProblems,
+    GetRecordings,
     Lease,
     Moved,
     ProblemList,
@@ -39,6 +40,7 @@ from pytest_netcapture.messages import (
     Published,
     Request,
     SavePackets,
+    SetRecordings,
     SetVariable,
     Update,
     WaitChange,
@@ -81,6 +83,8 @@ class Requests:
             GetProblems: self._problems,
             GetCassette: self._cassette,
             WaitChange: self._wait_change,
+            GetRecordings: self._recordings,
+            SetRecordings: self._set_recordings,
             Publish: self._publish,
             SetMock: self._set_mock,
             SetFault: self._set_fault,
@@ -305,10 +309,8 @@ class Requests:
         if cassette is None or not cassette.can_record:
             return ()
         known = len(cassette.warnings)
-        for flow in [flow for one in (scope, *scope.children) for flow in one.flows]:
-            if _is_open(flow):
-                cassette.record(flow)  # what was said so far
-                scope.counts.recorded += 1
+        if not cassette.settled:
+            _record_open(scope)
         try:
             cassette.flush()
             cassette.save()
@@ -397,6 +399,20 @@ class Requests:
             use.path, use.mode.value, cassette.played, cassette.recorded, unused
         ), ()
 
+    def _recordings(self, request: GetRecordings) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        self._engine.drain(scope)
+        if scope.cassette is None or not scope.cassette.can_record:
+            return FlowList([]), ()
+        _record_open(scope)
+        return FlowList(scope.cassette.pending()), ()
+
+    def _set_recordings(self, request: SetRecordings) -> Answer:
+        scope = self._engine.scopes.get(request.scope)
+        if scope.cassette is not None:
+            scope.counts.recorded -= scope.cassette.settle(request.flows)
+        return Done(), ()
+
     async def _wait_change(self, request: WaitChange) -> Answer:
         scopes = self._engine.scopes
         if scopes.changes == request.seen:
@@ -426,6 +442,15 @@ def _begun(
 ) -> Answer:
     fds = [] if namespace.id in known or namespace.fd < 0 else [namespace.fd]
     return Begun(scope, namespace.id, fds=len(fds), warnings=warnings), fds
+
+
+def _record_open(scope: Scope) -> None:
+    """Record of conversations that go on what was said so far."""
+    assert scope.cassette is not None
+    for flow in [flow for one in (scope, *scope.children) for flow in one.flows]:
+        if _is_open(flow):
+            scope.cassette.record(flow)
+            scope.counts.recorded += 1
 
 
 def _is_open(flow: AnyFlow) -> bool:

@@ -20,6 +20,7 @@ from pytest_netcapture.engine.mocked_names import MockedNames
 from pytest_netcapture.engine.mocks import Mocks, Reach
 from pytest_netcapture.engine.namespaces import EngineNamespace
 from pytest_netcapture.flows import AnyFlow, HttpFlow, Problem, ServiceFlow
+from pytest_netcapture.hook_names import ASKED
 from pytest_netcapture.messages import SESSION_SCOPE, Counts, Page
 from pytest_netcapture.settings import Settings
 
@@ -73,6 +74,12 @@ class Scope:
     @property
     def plays(self) -> bool:
         return self.active and self.cassette is not None and self.cassette.can_play
+
+    @property
+    def asks(self) -> bool:
+        """Whether the project's own code has a say in what is played."""
+        use = self.settings.cassette
+        return use is not None and self.plays and not ASKED.isdisjoint(use.hooks)
 
     @property
     def records(self) -> bool:
