@@ -143,6 +143,12 @@ def _names(directory: str) -> list[str]:
         return []
 
 
+def empty_jks(password: str) -> bytes:
+    """Return a JKS store that holds nothing."""
+    body = struct.pack(">III", _JKS_MAGIC, 2, 0)
+    return body + _jks_digest(body, password)
+
+
 # ── JKS ──────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,4 +1,4 @@
-"""`netcapture ca install | uninstall | show`: a CA of netcapture's that the machine trusts.
+"""`netcapture ca`: install, uninstall, show, export a CA of netcapture's that the machine trusts.
 
 Only `netcapture local` uses it: its targets run outside of any sandbox.
 """
@@ -76,8 +76,53 @@ def show() -> int:
 
     Example: netcapture ca show > netcapture.crt
     """
+    click.echo(_certificate().decode(), nl=False)
+    return 0
+
+
+@ca.command()
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["pem", "der", "pkcs12", "jks", "android", "apple"]),
+    required=True,
+    help="pkcs12: Windows, Firefox; jks: Java; android: as its system store names it; "
+    "apple: a profile for iOS and macOS.",
+)
+@click.option(
+    "--output", "-o", type=click.Path(), metavar="FILE", help="Default: the usual name; -: stdout."
+)
+@click.option(
+    "--password",
+    default="",
+    help="Of pkcs12 (default: none) or jks (default: changeit, which Java expects).",
+)
+def export(*, form: str, output: str | None, password: str) -> int:
+    """Write the certificate as other devices and programs import it; the key stays.
+
+    Example: netcapture ca export --format=apple
+    """
+    from pytest_netcapture.ca_formats import SEALED
+    from pytest_netcapture.ca_formats import export as exported
+
+    if password and form not in SEALED:
+        raise UsageError(f"--password: {form} has none", cure=f"for {' and '.join(SEALED)} only")
+    name, content = exported(_certificate(), form, password)
+    path = output or name
+    try:
+        with click.open_file(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}", cure="name it: -o FILE"
+        ) from error
+    if path != "-":
+        click.echo(f"Wrote {path}.", err=True)
+    return 0
+
+
+def _certificate() -> bytes:
     content = kept_ca.read()
     if not content:
         raise UsageError("there is no CA to show", cure="sudo netcapture ca install")
-    click.echo(kept_ca.certificate(content).decode(), nl=False)
-    return 0
+    return kept_ca.certificate(content)
