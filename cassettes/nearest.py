@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import parse_qsl
 
-import msgspec
-
+from pytest_netcapture.cassettes.comparison import (
+    ABSENT,
+    FIELDS,
+    compare,
+    compare_content,
+    compare_pairs,
+    compare_values,
+    json_of,
+    pairs_of,
+    readable,
+)
 from pytest_netcapture.cassettes.format import SEGMENT
 from pytest_netcapture.cassettes.keys import canonical_headers
 from pytest_netcapture.cassettes.records import HttpRecord
 from pytest_netcapture.cassettes.source import Recording
-from pytest_netcapture.cassettes.tags import without_tags
-from pytest_netcapture.cassettes.volatile import volatile_part
 from pytest_netcapture.flows import Difference, HttpFlow, HttpRequest, WebSocketMessage
 from pytest_netcapture.grpc_messages import fields_of
 
@@ -26,9 +32,6 @@ _OTHER_WEIGHT = 4.0
 _VOLATILE_SHARE = 0.3
 _CANDIDATES = 2000
 _CLOSE = 8
-_LONGEST = 200
-_FIELDS = 40
-_ABSENT = "(absent)"
 
 
 def nearest(
@@ -59,19 +62,19 @@ def differences(
     found: list[Difference] = []
     for name in ("method", "scheme", "host", "port", "path"):
         if name in names:
-            _compare(found, name, str(getattr(recorded, name)), str(getattr(actual, name)))
+            compare(found, name, str(getattr(recorded, name)), str(getattr(actual, name)))
     if "uri" in names and not {"host", "path", "query"} & set(names):
-        _compare(found, "uri", recorded.url, actual.url)
+        compare(found, "uri", recorded.url, actual.url)
     if "query" in names:
-        _compare_pairs(found, "query.", _pairs(recorded.query), _pairs(actual.query))
+        compare_pairs(found, "query.", pairs_of(recorded.query), pairs_of(actual.query))
     if "headers" in names:
         left, right = canonical_headers(recorded.headers), canonical_headers(actual.headers)
-        _compare_pairs(found, "headers.", left, right)
+        compare_pairs(found, "headers.", left, right)
     if {"body", "json", "form"}.intersection(names):
         _compare_bodies(found, recorded, actual)
     elif "raw_body" in names:
-        _compare(found, "raw_body", readable(recorded.body.content), readable(actual.body.content))
-    return found[:_FIELDS]
+        compare(found, "raw_body", readable(recorded.body.content), readable(actual.body.content))
+    return found[:FIELDS]
 
 
 def matcher_of(difference: Difference) -> str:
@@ -82,25 +85,23 @@ def matcher_of(difference: Difference) -> str:
 def message_differences(recorded: WebSocketMessage, actual: WebSocketMessage) -> list[Difference]:
     """Return how two messages of a WebSocket differ, field by field when both are JSON."""
     found: list[Difference] = []
-    _compare(found, "kind", recorded.kind, actual.kind)
-    left, right = _json(recorded.data), _json(actual.data)
-    if left is not _ABSENT and right is not _ABSENT:
-        _compare_values(found, "message", left, right)
+    compare(found, "kind", recorded.kind, actual.kind)
+    left, right = json_of(recorded.data), json_of(actual.data)
+    if left is not ABSENT and right is not ABSENT:
+        compare_values(found, "message", left, right)
     else:
-        _compare(found, "message", readable(recorded.data), readable(actual.data))
-    return found[:_FIELDS]
+        compare(found, "message", readable(recorded.data), readable(actual.data))
+    return found[:FIELDS]
 
 
 def protobuf_differences(recorded: bytes, actual: bytes) -> list[Difference]:
     """Return how two messages of a gRPC call differ, by field number."""
     found: list[Difference] = []
     try:
-        _compare_values(
-            found, "message", _by_name(fields_of(recorded)), _by_name(fields_of(actual))
-        )
+        compare_values(found, "message", _by_name(fields_of(recorded)), _by_name(fields_of(actual)))
     except ValueError:
-        _compare(found, "message", readable(recorded), readable(actual))
-    return found[:_FIELDS]
+        compare(found, "message", readable(recorded), readable(actual))
+    return found[:FIELDS]
 
 
 def _by_name(value: Any) -> Any:
@@ -146,97 +147,13 @@ def _distance(found: list[Difference]) -> float:
     )
 
 
-def _compare(found: list[Difference], field: str, recorded: str, actual: str) -> None:
-    if without_tags(recorded) == without_tags(actual):
-        return
-    found.append(
-        Difference(field, _short(recorded), _short(actual), volatile_part(recorded, actual))
-    )
-
-
-def _compare_pairs(
-    found: list[Difference],
-    prefix: str,
-    recorded: Iterable[tuple[str, str]],
-    actual: Iterable[tuple[str, str]],
-) -> None:
-    left, right = _grouped(recorded), _grouped(actual)
-    for name in [*left, *(n for n in right if n not in left)]:
-        _compare(found, prefix + name, left.get(name, _ABSENT), right.get(name, _ABSENT))
-
-
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    grouped: dict[str, list[str]] = {}
-    for name, value in pairs:
-        grouped.setdefault(name, []).append(value)
-    return {name: ", ".join(sorted(values)) for name, values in grouped.items()}
-
-
-def _pairs(query: str) -> list[tuple[str, str]]:
-    return parse_qsl(query, keep_blank_values=True) if query else []
-
-
 def _compare_bodies(found: list[Difference], recorded: HttpRequest, actual: HttpRequest) -> None:
     if max(recorded.body.size, actual.body.size) > SEGMENT:
         found.append(Difference("body", _size(recorded), f"{_size(actual)}, perhaps other ones"))
         return
-    left, right = recorded.body.content, actual.body.content
-    if left == right:
-        return
-    left_json, right_json = _json(left), _json(right)
-    if left_json is not _ABSENT and right_json is not _ABSENT:
-        _compare_values(found, "body", left_json, right_json)
-    elif "urlencoded" in (actual.headers.get("content-type") or ""):
-        _compare_pairs(
-            found, "body.", _pairs(left.decode("latin-1")), _pairs(right.decode("latin-1"))
-        )
-    else:
-        _compare(found, "body", readable(left), readable(right))
-
-
-def _compare_values(found: list[Difference], field: str, recorded: Any, actual: Any) -> None:
-    if recorded == actual and type(recorded) is type(actual):
-        return
-    if isinstance(recorded, dict) and isinstance(actual, dict):
-        for key in [*recorded, *(k for k in actual if k not in recorded)]:
-            _compare_values(
-                found, f"{field}.{key}", recorded.get(key, _ABSENT), actual.get(key, _ABSENT)
-            )
-    elif isinstance(recorded, list) and isinstance(actual, list):
-        for index in range(max(len(recorded), len(actual))):
-            left = recorded[index] if index < len(recorded) else _ABSENT
-            right = actual[index] if index < len(actual) else _ABSENT
-            _compare_values(found, f"{field}[{index}]", left, right)
-    else:
-        _compare(found, field, _spelled(recorded), _spelled(actual))
-
-
-def _json(data: bytes) -> Any:
-    if data[:64].lstrip()[:1] not in (b"{", b"["):
-        return _ABSENT
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _ABSENT
-
-
-def _spelled(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    media_type = actual.headers.get("content-type") or ""
+    compare_content(found, "body", recorded.body.content, actual.body.content, media_type)
 
 
 def _size(request: HttpRequest) -> str:
     return f"{request.body.size} bytes"
-
-
-def readable(data: bytes) -> str:
-    """Return how bytes begin: as text if they are, else in hex."""
-    if not data:
-        return "(empty)"
-    try:
-        return data[: 4 * _LONGEST].decode()
-    except UnicodeDecodeError:
-        return f"{len(data)} bytes: {data[:32].hex(' ')}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

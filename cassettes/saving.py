@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -69,6 +70,28 @@ def save(target: str, added: Source, keep: Keep, salt: bytes, *, start_over: boo
                     base.close()
     except OSError as error:
         raise cannot_write(target, error) from None
+
+
+def write(target: str, recordings: list[Recording], salt: bytes) -> Saved:
+    """Write a file of just these recordings, of any sources. Raises `CassetteError`."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        with locked(os.path.dirname(target)):
+            return _merge(target, None, recordings, [], salt)
+    except OSError as error:
+        raise cannot_write(target, error) from None
+
+
+def salt_of(path: str) -> bytes:
+    """Return the salt of a new cassette, always the same for a name.
+
+    It lies in the file, so it protects nothing by being random; what it does is to give a secret
+    different tags in different cassettes. Derived from the name it does that, and the same traffic
+    gives the same bytes on every machine.
+    """
+    return hashlib.blake2b(
+        os.path.basename(path).encode("utf-8", "surrogateescape"), digest_size=16
+    ).digest()
 
 
 def cannot_write(target: str, error: OSError) -> CassetteError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pytest_netcapture.cassettes.nearest import readable
+from pytest_netcapture.cassettes.comparison import readable
 from pytest_netcapture.cassettes.records import ServiceRecord, to_flow
 from pytest_netcapture.flows import Body, MongoFlow, RedisFlow, ServiceFlow, SqlFlow
 
-_ROWS = 10
-_LINES = 20
+EVERY = 1 << 30
 
 
 def service_title(record: ServiceRecord, place: str) -> str:
@@ -18,39 +17,39 @@ def service_title(record: ServiceRecord, place: str) -> str:
     return f"{record.service} {place}{who} {record.step}{told}"
 
 
-def service_lines(record: ServiceRecord) -> list[str]:
-    """Return what was asked and answered, a value or a row a line."""
+def service_lines(record: ServiceRecord, limit: int) -> list[str]:
+    """Return what was asked and answered, a value or a row a line; `limit` lines of a text."""
     flow = _flow(record)
     if isinstance(flow, RedisFlow):
         return [f"  {flow.asked}", f"  < {flow.told}"]
-    lines = [f"  {line}" for line in record.question.splitlines()[:_LINES]]
+    lines = [f"  {line}" for line in record.question.splitlines()[:limit]]
     values = flow.parameters if isinstance(flow, SqlFlow) else flow.values
     lines += [f"  ${number} = {_shown(value)}" for number, value in enumerate(values, 1)]
     if record.sent:
-        lines += [f"  > {line}" for line in readable(record.sent).splitlines()[:_LINES]]
+        lines += [f"  > {line}" for line in readable(record.sent).splitlines()[:limit]]
     if isinstance(flow, SqlFlow):
-        lines += _table(flow)
+        lines += _table(flow, limit // 2)
     if isinstance(flow, MongoFlow):
-        lines += _documents(flow)
+        lines += _documents(flow, limit // 2)
     return lines
 
 
-def _documents(flow: MongoFlow) -> list[str]:
+def _documents(flow: MongoFlow, limit: int) -> list[str]:
     from pytest_netcapture import mongodb_documents  # whose package is not installed everywhere
 
     found = flow.batch
-    lines = [f"  < {mongodb_documents.readable(one)}" for one in found[:_ROWS]]
-    if len(found) > _ROWS:
-        lines.append(f"  < ... {len(found) - _ROWS} more documents")
+    lines = [f"  < {mongodb_documents.readable(one)}" for one in found[:limit]]
+    if len(found) > limit:
+        lines.append(f"  < ... {len(found) - limit} more documents")
     return lines
 
 
-def _table(flow: SqlFlow) -> list[str]:
+def _table(flow: SqlFlow, limit: int) -> list[str]:
     rows = flow.rows
     lines = [f"  < {' | '.join(flow.columns)}"] if flow.columns else []
-    lines += [f"  < {' | '.join(map(_shown, row))}" for row in rows[:_ROWS]]
-    if len(rows) > _ROWS:
-        lines.append(f"  < ... {len(rows) - _ROWS} more rows")
+    lines += [f"  < {' | '.join(map(_shown, row))}" for row in rows[:limit]]
+    if len(rows) > limit:
+        lines.append(f"  < ... {len(rows) - limit} more rows")
     return lines
 
 

@@ -18,9 +18,9 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
+from pytest_netcapture.cassettes.comparison import readable
 from pytest_netcapture.cassettes.keys import Matcher
 from pytest_netcapture.cassettes.miss import Miss, MissKind
-from pytest_netcapture.cassettes.nearest import readable
 from pytest_netcapture.cassettes.queue import Queue
 from pytest_netcapture.cassettes.tags import bytes_without_tags, without_tags
 from pytest_netcapture.cassettes.volatile import volatile_kind

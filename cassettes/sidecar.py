@@ -6,6 +6,7 @@ It holds nothing that changes by itself, and says where something was scrubbed b
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,10 +31,7 @@ from pytest_netcapture.cassettes.service_lines import service_lines, service_tit
 from pytest_netcapture.cassettes.source import Source
 from pytest_netcapture.flows import FlowError
 
-_LINES = 20
-_WIDTH = 160
-_TURNS, _ROW = 60, 16
-_SHOWN = 64 * 1024
+_ROW = 16
 _HEADERS = frozenset(
     str.split(
         """
@@ -42,6 +40,20 @@ _HEADERS = frozenset(
     """
     )
 )
+
+
+class Extent(NamedTuple):
+    """How much is shown of each flow: lines of a body, columns, turns, bytes, header fields."""
+
+    lines: int = 20
+    width: int = 160
+    turns: int = 60
+    bytes: int = 64 * 1024
+    every_header: bool = False
+
+
+BRIEF = Extent()
+WHOLE = Extent(1 << 30, 1 << 30, 1 << 30, 1 << 62, every_header=True)
 
 
 def sidecar_path(cassette: str) -> str:
@@ -54,27 +66,28 @@ def heading(name: str, count: int) -> str:
     return f"{name}: {flows}\n{note}\n"
 
 
-def describe(number: int, record: AnyRecord, source: Source) -> str:
+def describe(number: int, record: AnyRecord, source: Source, extent: Extent = BRIEF) -> str:
     """Return the paragraph of one flow."""
     role = f"  by {record.process}" if record.process else ""
-    lines = ["", f"--- {number}. {_title(record)}{role}"]
+    lines = ["", f"--- {number}. {title(record)}{role}"]
     if isinstance(record, HttpRecord):
-        lines += _message(record.request, source)
+        lines += _message(record.request, source, extent)
         if record.response:
             lines.append(f"< {record.response.status} {record.response.reason}".rstrip())
-            lines += _message(record.response, source)
+            lines += _message(record.response, source, extent)
     if isinstance(record, (TcpRecord, UdpRecord)):
-        lines += _conversation(record, source)
+        lines += _conversation(record, source, extent)
     if isinstance(record, WebSocketRecord):
         lines += [f"  {_websocket_message(message)}" for message in record.messages]
     if isinstance(record, ServiceRecord):
-        lines += service_lines(record)
+        lines += service_lines(record, extent.lines)
     if record.error:
         lines.append(f"! {_failure(record.error)}")
-    return "\n".join(_clean(line) for line in lines) + "\n"
+    return "\n".join(_clean(line, extent.width) for line in lines) + "\n"
 
 
-def _title(record: AnyRecord) -> str:
+def title(record: AnyRecord) -> str:
+    """Return what a flow is, and what came of it, in a line."""
     if isinstance(record, HttpRecord):
         status = f" -> {record.response.status}" if record.response else ""
         return f"{record.request.method} {_url(record.request)}{status}"
@@ -105,13 +118,13 @@ def _websocket_message(message: MessageRecord) -> str:
     return f"{mark} {message.kind}{code} {text}".rstrip()
 
 
-def _conversation(record: TcpRecord | UdpRecord, source: Source) -> list[str]:
+def _conversation(record: TcpRecord | UdpRecord, source: Source, extent: Extent) -> list[str]:
     """Return who said what, of long turns how they begin."""
     client, server = bodies_of(record)
-    starts = {True: _start(client, source), False: _start(server, source)}
+    starts = {True: _start(client, source, extent), False: _start(server, source, extent)}
     position = {True: 0, False: 0}
     lines = []
-    for turn in record.turns[:_TURNS]:
+    for turn in record.turns[: extent.turns]:
         at = position[turn.sent]
         position[turn.sent] = at + turn.size
         mark = ">" if turn.sent else "<"
@@ -121,9 +134,9 @@ def _conversation(record: TcpRecord | UdpRecord, source: Source) -> list[str]:
             continue
         lines.append(f"  {mark} [{turn.size} bytes{wait}]")
         data = starts[turn.sent][at : at + turn.size]
-        lines += [f"    {line}" for line in _readable(data)[:_LINES]]
-    if len(record.turns) > _TURNS:
-        lines.append(f"  ... {len(record.turns) - _TURNS} more turns")
+        lines += [f"    {line}" for line in _readable(data)[: extent.lines]]
+    if len(record.turns) > extent.turns:
+        lines.append(f"  ... {len(record.turns) - extent.turns} more turns")
     if record.masks:
         spans = ", ".join(f"{start}-{end}" for start, end in record.masks)
         lines.append(f"  not compared: bytes {spans} of what the client says")
@@ -155,46 +168,48 @@ def _url(request: RequestRecord) -> str:
     return f"{request.scheme}://{host}{port}{target}"
 
 
-def _message(message: RequestRecord | ResponseRecord, source: Source) -> list[str]:
-    lines = [f"  {name}: {value}" for name, value in message.headers if _shown(name, value)]
+def _message(message: RequestRecord | ResponseRecord, source: Source, extent: Extent) -> list[str]:
+    shown = message.headers if extent.every_header else filter(_is_telling, message.headers)
+    lines = [f"  {name}: {value}" for name, value in shown]
     body = message.body
     if body.size:
         coding = f", sent as {body.coding}" if body.coding else ""
         lines.append(f"  [{body.size} bytes, {body.id[:10]}{coding}]")
-        lines += [f"    {line}" for line in _excerpt(body, message.headers, source)]
+        lines += [f"    {line}" for line in _excerpt(body, message.headers, source, extent)]
     return lines
 
 
-def _shown(name: str, value: str) -> bool:
-    return name.lower() in _HEADERS or "scrubbed-" in value
+def _is_telling(field: tuple[str, str]) -> bool:
+    return field[0].lower() in _HEADERS or "scrubbed-" in field[1]
 
 
-def _excerpt(body: BodyRef, headers: Fields, source: Source) -> list[str]:
+def _excerpt(body: BodyRef, headers: Fields, source: Source, extent: Extent) -> list[str]:
     media_type = next((v for k, v in headers if k.lower() == "content-type"), "")
     if media_type.startswith(("image/", "video/", "audio/", "font/")):
         return []
-    data = _start(body, source)
+    data = _start(body, source, extent)
     if data[:64].lstrip()[:1] in (b"{", b"[") and len(data) == body.size:
         with contextlib.suppress(msgspec.DecodeError, RecursionError):
             data = msgspec.json.format(data, indent=2)
     try:
-        text = data[:_SHOWN].decode("utf-8")
+        text = data[: extent.bytes].decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < min(len(data), _SHOWN) - 4:
+        if error.start < min(len(data), extent.bytes) - 4:
             return []
         text = data[: error.start].decode("utf-8")
     if "\0" in text:
         return []
     lines = text.splitlines()
-    more = [f"... {len(lines) - _LINES} more lines"] if len(lines) > _LINES else []
-    return lines[:_LINES] + more
+    left = len(lines) - extent.lines
+    more = [f"... {left} more lines"] if left > 0 else []
+    return lines[: extent.lines] + more
 
 
-def _start(body: BodyRef, source: Source) -> bytes:
+def _start(body: BodyRef, source: Source, extent: Extent) -> bytes:
     """Return a small body whole, of a large one the beginning."""
-    if body.size <= SEGMENT:
+    if body.size <= max(SEGMENT, extent.bytes):
         return source.content(body)
-    return next(source.pieces(body), b"")[:_SHOWN]
+    return next(source.pieces(body), b"")[: extent.bytes]
 
 
 def _failure(error: FlowError) -> str:
@@ -202,9 +217,9 @@ def _failure(error: FlowError) -> str:
     return f"{error.kind}{after}"
 
 
-def _clean(line: str) -> str:
+def _clean(line: str, width: int) -> str:
     """Make control characters visible, so that a body cannot play with the reviewer's terminal."""
-    line = line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
+    line = line if len(line) <= width else line[: width - 1] + "…"
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in line)

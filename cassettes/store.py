@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import os
 import time
 from collections import Counter
@@ -42,7 +41,7 @@ from pytest_netcapture.cassettes.keys import Line, Matcher, Rest
 from pytest_netcapture.cassettes.miss import Miss
 from pytest_netcapture.cassettes.records import HttpRecord, RawRecord
 from pytest_netcapture.cassettes.recovery import count_of, recover_journals
-from pytest_netcapture.cassettes.saving import Saved, cannot_write, save
+from pytest_netcapture.cassettes.saving import Saved, cannot_write, salt_of, save
 from pytest_netcapture.cassettes.script import Script
 from pytest_netcapture.cassettes.scrub import WHOLE, Scrubber
 from pytest_netcapture.cassettes.secrets import Secrets
@@ -104,7 +103,7 @@ class Cassette:
         self.warnings += recover_journals(self.path, keep=use.mode in _RECOVERING)
         self._source = self._load(spool_dir)
         self.file_exists = self._source is not None or os.path.lexists(self.path)
-        self._salt = self._source.header.salt if self._source else _new_salt(self.path)
+        self._salt = self._source.header.salt if self._source else salt_of(self.path)
         self._scrubber = Scrubber(secrets, use.filters, self._salt, use.edits)
         self._journal = Journal(self.path, self._salt, self._scrubber)
         self._talks = Talks(use, self._shelf, self._scrubber.same_length)
@@ -580,15 +579,3 @@ def _as_begun(recordings: list[Recording], numbers: list[int]) -> list[Recording
     pairs = zip(numbers, recordings, raw, strict=False)
     ordered = (each for _, each, is_raw in sorted(pairs, key=lambda pair: pair[0]) if is_raw)
     return [next(ordered) if is_raw else each for each, is_raw in zip(recordings, raw, strict=True)]
-
-
-def _new_salt(path: str) -> bytes:
-    """Return the salt of a new cassette, always the same for a name.
-
-    It lies in the file, so it protects nothing by being random; what it does is to give a secret
-    different tags in different cassettes. Derived from the name it does that, and the same traffic
-    gives the same bytes on every machine.
-    """
-    return hashlib.blake2b(
-        os.path.basename(path).encode("utf-8", "surrogateescape"), digest_size=16
-    ).digest()

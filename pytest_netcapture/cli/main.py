@@ -11,10 +11,16 @@ import sys
 import click
 
 from pytest_netcapture.cli.ca import ca
+from pytest_netcapture.cli.diff import diff_command
 from pytest_netcapture.cli.doctor import doctor
+from pytest_netcapture.cli.git_setup import git_setup
+from pytest_netcapture.cli.grep import grep
 from pytest_netcapture.cli.local import local
+from pytest_netcapture.cli.merge import merge
 from pytest_netcapture.cli.ps import ps
 from pytest_netcapture.cli.run import run
+from pytest_netcapture.cli.show import show
+from pytest_netcapture.cli.stats import stats
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 
 
@@ -35,12 +41,21 @@ def helper() -> None:
     ebpf_helper.main()
 
 
-cli.add_command(run)
-cli.add_command(helper)
-cli.add_command(local)
-cli.add_command(ps)
-cli.add_command(ca)
-cli.add_command(doctor)
+for command in (
+    run,
+    helper,
+    local,
+    ps,
+    ca,
+    doctor,
+    show,
+    grep,
+    diff_command,
+    stats,
+    merge,
+    git_setup,
+):
+    cli.add_command(command)
 
 
 def main() -> None:
