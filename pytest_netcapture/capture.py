@@ -49,6 +49,7 @@ from pytest_netcapture.mocks import Mock
 from pytest_netcapture.ports import check_port
 from pytest_netcapture.programs import CompletedProgram, Program
 from pytest_netcapture.settings import (
+    Filters,
     HostMapping,
     HostPattern,
     Settings,
@@ -364,16 +365,23 @@ class Netcapture:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this test's traffic to a file, in the format that its ending says.
 
-        ``.pcapng``: its packets, which are kept with --netcapture-packets, and the secrets that
-        Wireshark needs to decrypt them.
+        ``.cassette``, ``.har``: what was said so far, scrubbed as in a recording. ``.pcapng``: its
+        packets, which are kept with --netcapture-packets, and the secrets that Wireshark needs to
+        decrypt them.
         """
+        from pytest_netcapture.interchange.saving import ENDINGS, save
+
         name = os.path.abspath(os.fspath(path))
-        if not name.endswith(".pcapng"):
+        if name.endswith(".pcapng"):
+            self._source.save_packets(name)
+        elif name.endswith(ENDINGS):
+            use = self._source.settings().cassette
+            save(name, self._source.flows(), use.filters if use else Filters())
+        else:
             raise UsageError(
                 f"netcapture.save: {os.fspath(path)!r} has an ending that stands for no format",
-                cure="write .pcapng",
+                cure=f"write {', '.join(ENDINGS)} or .pcapng",
             )
-        self._source.save_packets(name)
 
     def mock(self, method: Any = None, url: Any = None, /, **criteria: Any) -> Mock:
         """Answer matching requests from here for the rest of this test, whatever the network is.

@@ -13,8 +13,10 @@ import click
 from pytest_netcapture.cli.ca import ca
 from pytest_netcapture.cli.diff import diff_command
 from pytest_netcapture.cli.doctor import doctor
+from pytest_netcapture.cli.exporting import export
 from pytest_netcapture.cli.git_setup import git_setup
 from pytest_netcapture.cli.grep import grep
+from pytest_netcapture.cli.importing import import_command
 from pytest_netcapture.cli.local import local
 from pytest_netcapture.cli.merge import merge
 from pytest_netcapture.cli.ps import ps
@@ -52,6 +54,8 @@ for command in (
     grep,
     diff_command,
     stats,
+    import_command,
+    export,
     merge,
     git_setup,
 ):

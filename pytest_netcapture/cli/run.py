@@ -13,14 +13,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
 
 from pytest_netcapture.cli.capturing import live_lines, tell_end, traffic_options
 from pytest_netcapture.ports import parse_published
-from pytest_netcapture.settings import REDIRECTORS, Settings
+from pytest_netcapture.settings import REDIRECTORS, Filters, Settings
 from pytest_netcapture.unanswered import signs
+
+if TYPE_CHECKING:
+    from pytest_netcapture.session import TestScope
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -44,6 +48,12 @@ from pytest_netcapture.unanswered import signs
     metavar="FILE",
     help="Write its packets to FILE (pcapng), with what Wireshark needs to decrypt them.",
 )
+@click.option(
+    "--har",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write its exchanges to FILE (HTTP Archive), scrubbed.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -52,6 +62,7 @@ def run(
     publish: Sequence[str],
     redirector: str,
     pcap: str | None,
+    har: str | None,
     quiet: bool,
     program: Sequence[str],
 ) -> int:
@@ -62,15 +73,30 @@ def run(
     packets = pcap is not None
     settings = msgspec.structs.replace(settings, redirector=redirector, packets=packets)
     ports = [parse_published(text, "--publish") for text in publish]
-    return _run(settings, list(program), ports, pcap=pcap, quiet=quiet)
+    return _run(settings, list(program), ports, Files(pcap, har), quiet=quiet)
+
+
+class Files(NamedTuple):
+    """What is written when the program has ended."""
+
+    pcap: str | None
+    har: str | None
+
+    def write(self, scope: TestScope) -> None:
+        if self.pcap is not None:
+            scope.save_packets(os.path.abspath(self.pcap))
+        if self.har is not None:
+            from pytest_netcapture.interchange.saving import save_har
+
+            save_har(self.har, scope.flows(), Filters())
 
 
 def _run(
     settings: Settings,
     program: list[str],
     ports: list[tuple[int, int]],
+    files: Files,
     *,
-    pcap: str | None,
     quiet: bool,
 ) -> int:
     from pytest_netcapture.session import Session
@@ -94,8 +120,7 @@ def _run(
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     with live_lines(scope, quiet=quiet):
         status = child.wait()
-    if pcap is not None:
-        scope.save_packets(os.path.abspath(pcap))
+    files.write(scope)
     problems = tell_end(session, scope, quiet=quiet)
     sys.stdout.flush()
     if status < 0:
