@@ -72,12 +72,16 @@ def save(target: str, added: Source, keep: Keep, salt: bytes, *, start_over: boo
         raise cannot_write(target, error) from None
 
 
-def write(target: str, recordings: list[Recording], salt: bytes) -> Saved:
-    """Write a file of just these recordings, of any sources. Raises `CassetteError`."""
+def write(target: str, recordings: list[Recording], salt: bytes, recorded: str = "") -> Saved:
+    """Write a file of just these recordings, of any sources. Raises `CassetteError`.
+
+    `recorded` is the day that it bears, by default today.
+    """
     os.makedirs(os.path.dirname(target), exist_ok=True)
+    header = encode_header(salt, recorded or _today())
     try:
         with locked(os.path.dirname(target)):
-            return _merge(target, None, recordings, [], salt)
+            return _put(target, in_order(recordings), header)
     except OSError as error:
         raise cannot_write(target, error) from None
 
@@ -147,13 +151,19 @@ def _merge(
     salt = base.header.salt if base else salt
     recorded = base.header.recorded if base and same else _today()
     mode = base.stat.st_mode & 0o777 if base else 0
+    saved = _put(target, merged, encode_header(salt, recorded), mode)
+    return msgspec.structs.replace(saved, added=len(new))
+
+
+def _put(target: str, recordings: list[Recording], header: bytes, mode: int = 0) -> Saved:
+    """Let a file of sorted recordings, and its text, take their places."""
     _remove_leftovers(target)
     with _replacing([target, sidecar_path(target)], mode) as (file, note):
-        _write_all(file, note, target, merged, encode_header(salt, recorded))
+        _write_all(file, note, target, recordings, header)
         file.flush()
         version = identity(os.fstat(file.descriptor))
     _sync_folder(os.path.dirname(target))
-    return Saved(target, True, len(new), len(merged), version)
+    return Saved(target, True, len(recordings), len(recordings), version)
 
 
 def in_order(recordings: list[Recording]) -> list[Recording]:

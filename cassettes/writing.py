@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from pytest_netcapture.cassettes.journal import Journal
-from pytest_netcapture.cassettes.saving import Saved, cannot_write, salt_of, save
+from pytest_netcapture.cassettes.saving import Saved, cannot_write, salt_of, save, write
 from pytest_netcapture.cassettes.scrub import WHOLE, Scrubber
 from pytest_netcapture.cassettes.secrets import Secrets
 from pytest_netcapture.cassettes.source import Recording, Source
@@ -39,6 +39,24 @@ def write_flows(
             return save(target, source, _nothing, salt, start_over=True)
         finally:
             source.close()
+    except OSError as error:
+        raise cannot_write(target, error) from None
+    finally:
+        journal.remove()
+
+
+def scrub_file(source: Source, scrubber: Scrubber) -> Saved:
+    """Write a cassette again, scrubbed; the day of its recording stays. Raises `CassetteError`."""
+    target = os.path.realpath(source.path)
+    journal = Journal(target, source.header.salt, scrubber)
+    try:
+        for recording in source.recordings:
+            journal.append([recording.flow()])
+        clean = journal.source()
+        try:
+            return write(target, clean.recordings, source.header.salt, source.header.recorded)
+        finally:
+            clean.close()
     except OSError as error:
         raise cannot_write(target, error) from None
     finally:

@@ -11,6 +11,7 @@ import sys
 import click
 
 from pytest_netcapture.cli.ca import ca
+from pytest_netcapture.cli.check import check, scrub
 from pytest_netcapture.cli.diff import diff_command
 from pytest_netcapture.cli.doctor import doctor
 from pytest_netcapture.cli.exporting import export
@@ -54,6 +55,8 @@ for command in (
     grep,
     diff_command,
     stats,
+    check,
+    scrub,
     import_command,
     export,
     merge,
