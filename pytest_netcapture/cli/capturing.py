@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 import msgspec
@@ -37,7 +37,14 @@ _OURS = {
     "--netcapture-allow": "--allow",
     ", or netcapture.allow(...)": "",
 }
-_OPTIONS = (
+Decorator: TypeAlias = Callable[[Callable[..., int]], Callable[..., int]]
+map_host_option: Decorator = click.option(
+    "--map-host", multiple=True, metavar="FROM=TO", help="Dial TO for connections to FROM."
+)
+upstream_ca_option: Decorator = click.option(
+    "--upstream-ca", multiple=True, metavar="FILE", help="More roots to trust upstream (PEM)."
+)
+_OPTIONS: tuple[Decorator, ...] = (
     click.option(
         "--record", metavar="FILE", help="Record to this cassette, replacing what it holds."
     ),
@@ -50,12 +57,8 @@ _OPTIONS = (
         help="Allow a host, *.host, CIDR, host:port, loopback.",
     ),
     click.option("--passthrough", multiple=True, metavar="PATTERN", help="Never decrypt these."),
-    click.option(
-        "--map-host", multiple=True, metavar="FROM=TO", help="Dial TO for connections to FROM."
-    ),
-    click.option(
-        "--upstream-ca", multiple=True, metavar="FILE", help="More roots to trust upstream (PEM)."
-    ),
+    map_host_option,
+    upstream_ca_option,
     click.option(
         "--loopback", type=click.Choice(["leave", "capture"]), default="leave", show_default=True
     ),
@@ -89,9 +92,10 @@ def traffic_options(function: Callable[..., int]) -> Callable[..., int]:
         )
         return function(settings=settings, **more)
 
+    decorated: Callable[..., int] = command
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from pytest_netcapture.cli.ps import ps
 from pytest_netcapture.cli.run import run
 from pytest_netcapture.cli.show import show
 from pytest_netcapture.cli.stats import stats
+from pytest_netcapture.cli.verify import verify_command
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 
 
@@ -57,6 +58,7 @@ for command in (
     stats,
     check,
     scrub,
+    verify_command,
     import_command,
     export,
     merge,
