@@ -31,10 +31,12 @@ from pytest_netcapture.cassette_names import Owners
 from pytest_netcapture.errors import EngineGone, EnvironmentProblem, NetcaptureError, UsageError
 from pytest_netcapture.flows import AnyFlow, Problem
 from pytest_netcapture.hooking import Hooks
+from pytest_netcapture.keeping import Keeping
 from pytest_netcapture.messages import Counts
 from pytest_netcapture.plugin import ACTIVE
 from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
+from pytest_netcapture.report.seen import Seen
 from pytest_netcapture.session import Session, TestScope
 from pytest_netcapture.settings import Settings
 from pytest_netcapture.sources import Sources
@@ -49,6 +51,8 @@ _GIVEN_BY_FIXTURE = pytest.StashKey[dict[str, Any]]()
 _COUNTS = pytest.StashKey[Counts]()
 _NOTHING = Counts()
 _SETTINGS = pytest.StashKey[Settings]()
+_FAILED = pytest.StashKey[bool]()
+_PROBLEMS = pytest.StashKey[list[str]]()
 _MOST_UNUSED = 10
 _CI = "CI is set, so the record mode is none unless an option or a marker says otherwise"
 
@@ -101,6 +105,7 @@ class Active:
         self._sources = sources
         self._session = session
         self._summary = printed
+        self._report = sources.report()
         self._fatal = ""
         self._status = 3
         self._warned: set[str] = set()
@@ -193,6 +198,7 @@ class Active:
         try:
             result = yield from self._phase(item, "teardown")
         except BaseException:
+            item.stash[_FAILED] = True
             _add_section(item, "teardown", self._end(item))
             raise
         _fail_for(self._end(item))
@@ -204,6 +210,8 @@ class Active:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         scope = self._session.scope
+        if report.failed:
+            item.stash[_FAILED] = True
         if report.failed and scope is not None and (lines := self._schedule(scope)):
             report.sections.append((f"{SECTION} faults", "\n".join(lines)))
         counts = item.stash.get(_COUNTS, None)
@@ -239,6 +247,7 @@ class Active:
         return Netcapture(scope)
 
     def _begin(self, item: pytest.Item) -> None:
+        item.stash[_FAILED], item.stash[_PROBLEMS] = False, []
         try:
             settings = item.stash.get(_SETTINGS, None) or self._sources.for_item(item)
             scope = self._session.begin(item.nodeid, settings)
@@ -268,7 +277,10 @@ class Active:
             found = self._session.new_problems()
         except (EngineGone, EnvironmentProblem) as error:
             self._stop(error)
-        return [self._text(problem, item) for problem in found]
+        texts = [self._text(problem, item) for problem in found]
+        if texts:
+            item.stash[_PROBLEMS] += texts
+        return texts
 
     def _end(self, item: pytest.Item) -> list[str]:
         """Close the books of the running test; return what is wrong with them."""
@@ -280,6 +292,9 @@ class Active:
             if self._chaos is not None:
                 self._chaos.end(item, scope)
             hooked = _reviewed(scope)
+            watchers = self._watchers(item, settings)
+            for watcher in watchers:
+                watcher.look(scope, failed=item.stash[_FAILED] or bool(hooked))
             unused_mocks = scope.unused_mocks() if settings.strict else []
             ended = self._session.end(scope)
         except (EngineGone, EnvironmentProblem) as error:
@@ -294,7 +309,19 @@ class Active:
         if settings.strict and ended.unused:
             path = settings.cassette.path if settings.cassette else ""
             texts.append(_unused_text(path, ended.unused))
+        for watcher in watchers:
+            said = [*item.stash[_PROBLEMS], *texts]
+            watcher.settle(said, failed=item.stash[_FAILED] or bool(texts))
         return texts
+
+    def _watchers(self, item: pytest.Item, settings: Settings) -> list[Keeping | Seen]:
+        """Return what looks at a test's traffic before it is forgotten."""
+        watchers: list[Keeping | Seen] = []
+        if settings.keep != "never":
+            watchers.append(Keeping(item, settings))
+        if self._report:
+            watchers.append(Seen(item.nodeid, self._report))
+        return watchers
 
     def _warn(self, item: pytest.Item, warnings: Sequence[str]) -> None:
         for warning in warnings:

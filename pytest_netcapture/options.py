@@ -79,6 +79,13 @@ OPTIONS = (
         *("full", "recorded"),
     ),
     Option("packets", "flag", "keep each test's packets, for netcapture.save"),
+    _choice(
+        "keep",
+        "keep a test's traffic for a look: cassette, HAR, pcapng; default: never",
+        *("never", "failed", "always"),
+    ),
+    Option("keep-dir", "path", "where to; default: netcapture-kept/ in the root folder", "DIR"),
+    Option("report", "path", "write what tests sent and got as one HTML file", "FILE"),
     Option("chaos", "words", "each test again for each recorded exchange and fault", "KINDS"),
     Option(
         "chaos-expect",

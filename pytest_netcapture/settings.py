@@ -142,6 +142,8 @@ class Settings(msgspec.Struct, frozen=True):
     http3: str = "capture"
     replay_speed: str = "full"
     packets: bool = False
+    keep: str = "never"
+    keep_dir: str = ""
     cassette: CassetteUse | None = None
 
 

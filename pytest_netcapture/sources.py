@@ -126,6 +126,10 @@ class Sources:
         """Return the file that a chaos run writes, "" for none."""
         return _path([self._line, self._ini], "chaos_report")
 
+    def report(self) -> str:
+        """Return the file of the run's report, "" for none."""
+        return _path([self._line, self._ini], "report")
+
     def shares(self, item: pytest.Item) -> bool:
         """Tell whether a test's cassette has a name of its author's choice."""
         return "name" in (_from_markers(item)[1] or {})
@@ -136,6 +140,7 @@ class Sources:
         return _is_ci() and not any("record_mode" in values for values in given)
 
     def _settings(self, given: Sequence[Source], cassette: CassetteUse | None) -> Settings:
+        keep = _one(given, "keep") or "never"
         return Settings(
             block=_flag(given, "block"),
             allow=_patterns(given, "allow"),
@@ -147,7 +152,9 @@ class Sources:
             strict=_flag(given, "strict"),
             http3=_one(given, "http3") or "capture",
             replay_speed=_one(given, "replay_speed") or "full",
-            packets=_flag(given, "packets"),
+            packets=_flag(given, "packets") or keep != "never",
+            keep=keep,
+            keep_dir=_path(given, "keep_dir"),
             cassette=cassette,
         )
 

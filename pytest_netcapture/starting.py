@@ -26,6 +26,10 @@ def start(config: pytest.Config) -> None:
         sources = Sources(config, config.known_args_namespace)
         settings = sources.for_session()
         chaos = _chaos_run(config, sources)
+        if (report := sources.report()) and not controller.is_worker():
+            from pytest_netcapture.report.writing import ReportWriter
+
+            config.pluginmanager.register(ReportWriter(report), "netcapture-report")
         if controller.is_controller(config):
             controller.register(config, settings.redirector)
         else:

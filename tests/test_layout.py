@@ -75,6 +75,8 @@ OPTIONS = {
     "chaos-report",
     "chaos-wait",
     "http3",
+    "keep",
+    "keep-dir",
     "loopback",
     "map-host",
     "packets",
@@ -82,6 +84,7 @@ OPTIONS = {
     "record-mode",
     "redirector",
     "replay-speed",
+    "report",
     "strict",
     "upstream-ca",
 }

@@ -54,6 +54,7 @@ def test_choices_are_those_of_settings() -> None:
         "redirector": REDIRECTORS,
         "loopback": ("leave", "capture"),
         "http3": ("capture", "refuse"),
+        "keep": ("never", "failed", "always"),
         "replay_speed": ("full", "recorded"),
     }
 

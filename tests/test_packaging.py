@@ -95,7 +95,8 @@ def sources() -> set[str]:
     found = {f"pytest_netcapture/{p}" for p in python_files(CHECKOUT / "pytest_netcapture")}
     for room in ROOMS:
         found |= {f"pytest_netcapture/{room}/{p}" for p in python_files(CHECKOUT / room)}
-    return found | {"pytest_netcapture/py.typed"}
+    page = {f"pytest_netcapture/report/page.{ending}" for ending in ("css", "html", "js")}
+    return found | page | {"pytest_netcapture/py.typed"}
 
 
 def python_files(top: Path) -> set[str]:

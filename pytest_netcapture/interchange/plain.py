@@ -30,11 +30,13 @@ from pytest_netcapture.flows import (
 from pytest_netcapture.report.exchange import outcome, subject
 
 _LARGEST = 1 << 20
-"""Bytes of a body that are given; of a larger one only the size is."""
 
 
-def plain(flow: AnyFlow) -> dict[str, Any]:
-    """Return what JSON can hold of a flow: its kind, what was said, and what came of it."""
+def plain(flow: AnyFlow, largest: int = _LARGEST) -> dict[str, Any]:
+    """Return what JSON can hold of a flow: its kind, what was said, and what came of it.
+
+    Of a body over `largest` bytes it is only how large it is.
+    """
     out: dict[str, Any] = {"kind": flow.protocol, "subject": subject(flow)}
     out |= {"outcome": outcome(flow), "host": flow.host, "port": flow.port}
     if flow.process.name:
@@ -42,11 +44,11 @@ def plain(flow: AnyFlow) -> dict[str, Any]:
     if flow.error:
         out["error"] = msgspec.to_builtins(flow.error)
     if isinstance(flow, HttpFlow):
-        out |= _exchange(flow)
+        out |= _exchange(flow, largest)
     elif isinstance(flow, DnsFlow):
         out |= _dns(flow)
     elif isinstance(flow, RawFlow):
-        out |= _conversation(flow)
+        out |= _conversation(flow, largest)
     elif isinstance(flow, TlsFailure):
         out |= {"side": flow.side, "sni": flow.sni, "detail": flow.detail}
     elif isinstance(flow, ServiceFlow):
@@ -74,14 +76,13 @@ def content(data: bytes) -> dict[str, Any]:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def _exchange(flow: HttpFlow) -> dict[str, Any]:
+def _exchange(flow: HttpFlow, largest: int) -> dict[str, Any]:
     request, response = flow.request, flow.response
-    out: dict[str, Any] = {
-        "request": {"method": request.method, "url": request.url, **_message(request)},
-        "response": {"status": response.status, "reason": response.reason, **_message(response)}
-        if response
-        else None,
-    }
+    asked = {"method": request.method, "url": request.url, **_message(request, largest)}
+    out: dict[str, Any] = {"request": asked, "response": None}
+    if response:
+        told = {"status": response.status, "reason": response.reason}
+        out["response"] = told | _message(response, largest)
     if isinstance(flow, WebSocketFlow):
         out["messages"] = [
             {
@@ -104,22 +105,22 @@ def _exchange(flow: HttpFlow) -> dict[str, Any]:
     return out
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message, largest: int) -> dict[str, Any]:
     out = {"http_version": message.http_version, "headers": _fields(message.headers)}
     if message.trailers:
         out["trailers"] = _fields(message.trailers)
-    return out | {"body": _body(message.body)}
+    return out | {"body": _body(message.body, largest)}
 
 
 def _fields(headers: Headers) -> list[list[str]]:
     return [[name, value] for name, value in headers]
 
 
-def _body(body: Body) -> dict[str, Any]:
+def _body(body: Body, largest: int) -> dict[str, Any]:
     out: dict[str, Any] = {"size": body.size}
     if body.coding:
         out["coding"] = body.coding
-    if 0 < body.size <= _LARGEST:
+    if 0 < body.size <= largest:
         out |= content(body.content)
     return out
 
@@ -129,8 +130,8 @@ def _dns(flow: DnsFlow) -> dict[str, Any]:
     return {"name": flow.name, "type": flow.type, "rcode": flow.rcode, "answers": answers}
 
 
-def _conversation(flow: RawFlow) -> dict[str, Any]:
-    small = flow.outgoing.size <= _LARGEST and flow.incoming.size <= _LARGEST
+def _conversation(flow: RawFlow, largest: int) -> dict[str, Any]:
+    small = max(flow.outgoing.size, flow.incoming.size) <= largest
     said = flow.messages if small else []
     out: dict[str, Any] = {"sent": flow.sent, "received": flow.received}
     if flow.reason:

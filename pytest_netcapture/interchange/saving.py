@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pytest_netcapture.cassettes.writing import scrubbed, write_flows
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.flows import AnyFlow
 from pytest_netcapture.interchange import har
-from pytest_netcapture.settings import Filters
+from pytest_netcapture.settings import Filters, Settings
 
 ENDINGS = (".cassette", ".har")
 
@@ -21,6 +21,12 @@ def save(path: str, flows: Sequence[AnyFlow], filters: Filters) -> None:
         save_har(path, flows, filters)
     else:
         write_flows(path, flows, filters=filters)
+
+
+def clean(name: str, flows: Sequence[AnyFlow], settings: Settings) -> Iterator[AnyFlow]:
+    """Yield a test's flows as a cassette of its own would hold them."""
+    use = settings.cassette
+    return scrubbed(name, flows, filters=use.filters if use else Filters())
 
 
 def save_har(path: str, flows: Sequence[AnyFlow], filters: Filters) -> None:
