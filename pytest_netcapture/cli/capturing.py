@@ -1,12 +1,10 @@
-"""What the commands have in common that capture one thing: options, a line per flow, the end."""
+"""What the commands have in common that capture one thing: what may be sent, and the end."""
 
 from __future__ import annotations
 
 import functools
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -14,7 +12,6 @@ import msgspec
 
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.flows import Problem
-from pytest_netcapture.report.exchange import flow_line
 from pytest_netcapture.report.problem import problem_text
 from pytest_netcapture.report.receipt import Receipt
 from pytest_netcapture.settings import (
@@ -28,9 +25,6 @@ from pytest_netcapture.settings import (
 
 if TYPE_CHECKING:
     from pytest_netcapture.session import Session, TestScope
-
-_TICK = 0.05
-"""Seconds between looks at whether it has ended, while nothing changes."""
 
 _OURS = {
     "--netcapture-record-mode=new_episodes": "--record",
@@ -98,22 +92,6 @@ def traffic_options(function: Callable[..., int]) -> Callable[..., int]:
     return decorated
 
 
-@contextmanager
-def live_lines(scope: TestScope, *, quiet: bool) -> Iterator[None]:
-    """Print each flow once it is complete, while this is open."""
-    if quiet:
-        yield
-        return
-    ended = threading.Event()
-    lines = threading.Thread(target=_print_lines, args=(scope, ended), daemon=True)
-    lines.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        lines.join(2)
-
-
 def tell_end(session: Session, scope: TestScope, *, quiet: bool) -> bool:
     """End both, print problems and the receipt; tell whether there were any problems."""
     result = session.end(scope)
@@ -137,20 +115,6 @@ def _cassette(record: str | None, replay: str | None) -> CassetteUse | None:
             )
         return CassetteUse(os.path.abspath(replay), RecordMode.NONE)
     return CassetteUse(os.path.abspath(record), RecordMode.REWRITE) if record else None
-
-
-def _print_lines(scope: TestScope, ended: threading.Event) -> None:
-    shown: set[int] = set()
-    seen = -1
-    while True:
-        over = ended.is_set()
-        seen = scope.wait_change(seen, _TICK if not over else 0.0)
-        for flow in scope.flows():
-            if flow.id not in shown and (flow.ended or over):
-                shown.add(flow.id)
-                click.echo(flow_line(flow), err=True)
-        if over:
-            return
 
 
 def _in_our_terms(problem: Problem) -> Problem:

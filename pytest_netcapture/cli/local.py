@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pytest_netcapture.cli.capturing import live_lines, tell_end, traffic_options
+from pytest_netcapture.cli.capturing import tell_end, traffic_options
+from pytest_netcapture.cli.viewing import View, live_lines, view_options
 from pytest_netcapture.messages import EbpfOptions
 from pytest_netcapture.settings import Settings
 
@@ -38,14 +39,14 @@ _ENVIRONMENT = "environment.sh"
     help="Only processes of this control group, and of those below it.",
 )
 @click.option("--sudo", is_flag=True, help="Ask sudo for what takes privilege, and for no more.")
-@click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
+@view_options
 @click.argument("spec", nargs=-1)
 def local(
     *,
     settings: Settings,
     cgroup: str | None,
     sudo: bool,
-    quiet: bool,
+    view: View,
     spec: Sequence[str],
 ) -> int:
     """Capture programs that are running, or that anybody starts, until Ctrl-C.
@@ -67,10 +68,10 @@ def local(
     kept = kept_ca.read()
     options = EbpfOptions(tuple(spec), cgroup or cgroups.root(), keeps=True, authority=kept)
     ground = EbpfGround(options, command() if sudo else ())
-    return _capture(settings, ground, quiet=quiet)
+    return _capture(settings, ground, view)
 
 
-def _capture(settings: Settings, ground: EbpfGround, *, quiet: bool) -> int:
+def _capture(settings: Settings, ground: EbpfGround, view: View) -> int:
     from pytest_netcapture.launch import launch_on
     from pytest_netcapture.session import Session
 
@@ -81,7 +82,7 @@ def _capture(settings: Settings, ground: EbpfGround, *, quiet: bool) -> int:
         signal.signal(number, lambda *_: stop.set())
     session = Session.start(msgspec.structs.replace(settings, cassette=None), launch_on(ground))
     scope = session.begin("netcapture local", settings)
-    if not quiet:
+    if not view.quiet:
         for note in session.notes:
             click.echo(note, err=True)
         script = _write_environment(session.directory, before)
@@ -90,10 +91,10 @@ def _capture(settings: Settings, ground: EbpfGround, *, quiet: bool) -> int:
         trusting = "" if kept else f"what you start after `. {script}` trusts its CA"
         trusting = trusting or f"who heeds the system's store, or `. {script}`, trusts its CA"
         click.echo(f"netcapture: {trusting}", err=True)
-    with live_lines(scope, quiet=quiet):
+    with live_lines(scope, view):
         while not stop.wait(1):
             session.check_engine()
-    return int(tell_end(session, scope, quiet=quiet))
+    return int(tell_end(session, scope, quiet=view.quiet))
 
 
 def _write_environment(directory: str, before: Mapping[str, str]) -> str:

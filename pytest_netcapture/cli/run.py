@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 import msgspec
 
-from pytest_netcapture.cli.capturing import live_lines, tell_end, traffic_options
+from pytest_netcapture.cli.capturing import tell_end, traffic_options
+from pytest_netcapture.cli.viewing import View, live_lines, view_options
 from pytest_netcapture.ports import parse_published
 from pytest_netcapture.settings import REDIRECTORS, Filters, Settings
 from pytest_netcapture.unanswered import signs
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write its exchanges to FILE (HTTP Archive), scrubbed.",
 )
-@click.option("--quiet", "-q", is_flag=True, help="No live lines, no summary.")
+@view_options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     *,
@@ -63,7 +64,7 @@ def run(
     redirector: str,
     pcap: str | None,
     har: str | None,
-    quiet: bool,
+    view: View,
     program: Sequence[str],
 ) -> int:
     """Run PROGRAM in a sandbox and show its traffic.
@@ -73,7 +74,7 @@ def run(
     packets = pcap is not None
     settings = msgspec.structs.replace(settings, redirector=redirector, packets=packets)
     ports = [parse_published(text, "--publish") for text in publish]
-    return _run(settings, list(program), ports, Files(pcap, har), quiet=quiet)
+    return _run(settings, list(program), ports, Files(pcap, har), view)
 
 
 class Files(NamedTuple):
@@ -96,18 +97,17 @@ def _run(
     program: list[str],
     ports: list[tuple[int, int]],
     files: Files,
-    *,
-    quiet: bool,
+    view: View,
 ) -> int:
     from pytest_netcapture.session import Session
 
     session = Session.start(msgspec.structs.replace(settings, cassette=None))
-    for note in () if quiet else session.notes:
+    for note in () if view.quiet else session.notes:
         click.echo(note, err=True)
     scope = session.begin("netcapture run", settings)
     for host_port, port in ports:
         published = scope.publish(port, host_port)
-        if not (quiet and host_port):
+        if not (view.quiet and host_port):
             click.echo(f"netcapture: 127.0.0.1:{published} leads to port {port}", err=True)
     try:
         child = subprocess.Popen(program)
@@ -118,10 +118,10 @@ def _run(
     signs.starts()  # no audit hook tells
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    with live_lines(scope, quiet=quiet):
+    with live_lines(scope, view):
         status = child.wait()
     files.write(scope)
-    problems = tell_end(session, scope, quiet=quiet)
+    problems = tell_end(session, scope, quiet=view.quiet)
     sys.stdout.flush()
     if status < 0:
         return 128 - status
