@@ -11,6 +11,7 @@ import platform
 import click
 
 from pytest_netcapture import kept_ca
+from pytest_netcapture.cli.files import write_output
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.sandbox import system_store
 
@@ -108,16 +109,7 @@ def export(*, form: str, output: str | None, password: str) -> int:
     if password and form not in SEALED:
         raise UsageError(f"--password: {form} has none", cure=f"for {' and '.join(SEALED)} only")
     name, content = exported(_certificate(), form, password)
-    path = output or name
-    try:
-        with click.open_file(path, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", cure="name it: -o FILE"
-        ) from error
-    if path != "-":
-        click.echo(f"Wrote {path}.", err=True)
+    write_output(output or name, content)
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from pytest_netcapture.cassettes.source import Source
-from pytest_netcapture.cli.files import cassette_arguments, expand, opened
+from pytest_netcapture.cli.files import cassette_arguments, expand, opened, write_output
 from pytest_netcapture.errors import UsageError
 from pytest_netcapture.flows import HttpFlow
 from pytest_netcapture.report.text import count
@@ -38,7 +38,7 @@ def export(*, paths: Sequence[str], form: str | None, output: str | None) -> int
         beside = "-" if form == "sh" else f"{os.path.splitext(path)[0]}.{form}"
         with opened(path) as source:
             data, left = _FORMS[form](source)
-        _write(output or beside, data)
+        write_output(output or beside, data)
         if left:
             click.echo(f"{path}: {count(left, 'flow')} left out: no HTTP exchange", err=True)
     return 0
@@ -85,15 +85,3 @@ _FORMS: dict[str, Callable[[Source], tuple[bytes, int]]] = {
     "sh": _curl,
     "pcapng": _pcapng,
 }
-
-
-def _write(path: str, data: bytes) -> None:
-    try:
-        with click.open_file(path, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", cure="name it: -o FILE"
-        ) from None
-    if path != "-":
-        click.echo(f"Wrote {path}.", err=True)

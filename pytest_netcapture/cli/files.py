@@ -52,6 +52,18 @@ def opened(path: str) -> Iterator[Source]:
         source.close()
 
 
+def write_output(path: str, data: bytes) -> None:
+    """Write what a command makes; "-" is standard output. Raises `UsageError`."""
+    try:
+        with click.open_file(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        problem = f"cannot write {path}: {error.strerror}"
+        raise UsageError(problem, cure="name another: -o FILE") from None
+    if path != "-":
+        click.echo(f"Wrote {path}.", err=True)
+
+
 def _below(folder: str) -> Iterator[str]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

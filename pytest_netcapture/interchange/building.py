@@ -22,6 +22,8 @@ from pytest_netcapture.flows import (
     HttpRequest,
     HttpResponse,
     Message,
+    WebSocketFlow,
+    WebSocketMessage,
     is_grpc,
 )
 
@@ -97,6 +99,18 @@ def response_of(place: Place, status: Any, reason: Any, kept: Kept) -> HttpRespo
 def exchange_of(request: HttpRequest, response: HttpResponse | None) -> HttpFlow:
     kind = GrpcFlow if is_grpc(request.headers) else HttpFlow
     return kind(host=request.host, port=request.port, request=request, response=response)
+
+
+def websocket_of(
+    request: HttpRequest, response: HttpResponse, messages: list[WebSocketMessage]
+) -> WebSocketFlow:
+    return WebSocketFlow(
+        host=request.host,
+        port=request.port,
+        request=request,
+        response=response,
+        messages=messages,
+    )
 
 
 def decoded_fields(message: Message) -> Headers:

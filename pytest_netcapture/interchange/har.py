@@ -29,7 +29,14 @@ from pytest_netcapture.flows import (
     WebSocketFlow,
     WebSocketMessage,
 )
-from pytest_netcapture.interchange.building import Kept, Place, exchange_of, request_of, response_of
+from pytest_netcapture.interchange.building import (
+    Kept,
+    Place,
+    exchange_of,
+    request_of,
+    response_of,
+    websocket_of,
+)
 
 _SPELLED = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2.0", "3": "HTTP/3.0"}
 _VERSIONS = {"http/1.0": "1.0", "http/2": "2", "http/2.0": "2", "h2": "2"} | {
@@ -202,13 +209,7 @@ def _websocket(
         since = int(max(0.0, at - first) * _SECOND)
         sent = one.get("type") == "send"
         messages.append(WebSocketMessage(sent=sent, kind=kind, data=data, time=since))
-    return WebSocketFlow(
-        host=request.host,
-        port=request.port,
-        request=request,
-        response=response,
-        messages=messages,
-    )
+    return websocket_of(request, response, messages)
 
 
 def _get(data: Any, name: str, kind: type, place: Place) -> Any:

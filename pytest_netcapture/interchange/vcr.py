@@ -34,6 +34,7 @@ from pytest_netcapture.interchange.building import (
     exchange_of,
     request_of,
     response_of,
+    websocket_of,
 )
 
 _MILLISECOND = 1_000_000
@@ -258,13 +259,7 @@ def _websocket(one: Any, place: Place) -> WebSocketFlow:
                 time=int(at * _MILLISECOND) if isinstance(at, (int, float)) else 0,
             )
         )
-    return WebSocketFlow(
-        host=request.host,
-        port=request.port,
-        request=request,
-        response=response,
-        messages=messages,
-    )
+    return websocket_of(request, response, messages)
 
 
 # Writing
