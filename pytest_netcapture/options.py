@@ -99,6 +99,7 @@ OPTIONS = (
 )
 BY_KEY = {option.key: option for option in OPTIONS}
 SWITCH = "--netcapture"
+STAND_IN = "pytest_netcapture.vcr"
 _FLAGS = (SWITCH, *(option.flag for option in OPTIONS))
 
 
@@ -124,8 +125,10 @@ def _add_option(group: Any, parser: pytest.Parser, option: Option) -> None:
 
 
 def enabled(config: pytest.Config, known: Any = None) -> bool:
-    """Tell whether capture is on, by option or ini."""
-    return bool(getattr(known or config.option, "netcapture", False) or config.getini("netcapture"))
+    """Tell whether capture is on: by option, by ini, or by standing in for pytest-recording."""
+    given = getattr(known or config.option, "netcapture", False)
+    stands_in = config.pluginmanager.hasplugin(STAND_IN)
+    return bool(given or stands_in or config.getini("netcapture"))
 
 
 def misspelt(args: Sequence[str]) -> str:
