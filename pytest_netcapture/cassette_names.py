@@ -35,7 +35,7 @@ def cassette_path(item: pytest.Item, name: Any, folder: str) -> str:
     classes = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
     test = _FORBIDDEN.sub("-", ".".join([*classes, item.name]))
     module = _FORBIDDEN.sub("-", item.path.stem)
-    return os.path.join(folder, _shortened(module), _shortened(test) + ENDING)
+    return os.path.join(folder, shortened(module), shortened(test) + ENDING)
 
 
 def check_name(name: Any, place: str) -> None:
@@ -69,7 +69,8 @@ class Owners:
             )
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """Return a name that file systems take: a long one is cut, and ends in a digest."""
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) <= _LONGEST:
         return name

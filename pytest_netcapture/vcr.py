@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_netcapture.capture import Netcapture
+from pytest_netcapture.cassette_names import shortened
 from pytest_netcapture.cassettes.source import Source
 from pytest_netcapture.cassettes.writing import write_flows
 from pytest_netcapture.errors import UsageError
@@ -133,6 +134,17 @@ def netcapture_config(request: pytest.FixtureRequest) -> dict[str, Any]:
     return _translated(given, request.node.nodeid)
 
 
+@pytest.fixture(scope="module")
+def record_mode(request: pytest.FixtureRequest) -> str:
+    """Return what --record-mode says."""
+    return str(request.config.option.record_mode or "none")
+
+
+@pytest.fixture
+def default_cassette_name(request: pytest.FixtureRequest) -> str:
+    return _name_of(request.node)
+
+
 @pytest.fixture
 def vcr(netcapture: Netcapture) -> Cassette:
     """Look at the test's cassette, as pytest-recording's fixture lets one."""
@@ -172,6 +184,7 @@ def _translated(given: Mapping[str, Any], nodeid: str) -> dict[str, Any]:
     out: dict[str, Any] = {"match_on": list(given.get("match_on", _MATCH_ON))}
     mode = given.get("record_mode", "none")
     out["record_mode"] = str(mode.value if isinstance(mode, Enum) else mode).lower()
+    out["loopback"] = "leave" if given.get("ignore_localhost") else "capture"
     if given.get("allow_playback_repeats"):
         out["repeat"] = "any"
     for key, value in given.items():
@@ -188,8 +201,7 @@ def _translated(given: Mapping[str, Any], nodeid: str) -> dict[str, Any]:
 def _work_of(item: pytest.Item) -> Work:
     """Return where a test's recordings are; make the cassette if there is something to play."""
     folder = os.path.join(str(item.path.parent), "cassettes", item.path.stem)
-    named = item.get_closest_marker("default_cassette")
-    name = str(named.args[0]) if named else _default_name(item)
+    name = _name_of(item)
     yaml = os.path.join(folder, name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     extra = [
         os.path.join(folder, str(path)) for mark in item.iter_markers("vcr") for path in mark.args
@@ -215,9 +227,13 @@ def _work_of(item: pytest.Item) -> Work:
     return Work(yaml, cassette, borrowed)
 
 
-def _default_name(item: pytest.Item) -> str:
+def _name_of(item: pytest.Item) -> str:
+    """Return the cassette's name that a mark gives, or the test's."""
+    named = item.get_closest_marker("default_cassette")
+    if named:
+        return str(named.args[0])
     classes = [node.name for node in item.listchain() if isinstance(node, pytest.Class)]
-    return _FORBIDDEN.sub("-", ".".join([*classes[-1:], item.name]))
+    return shortened(_FORBIDDEN.sub("-", ".".join([*classes[-1:], item.name])))
 
 
 def _cache(config: pytest.Config) -> str:

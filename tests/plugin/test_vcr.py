@@ -25,8 +25,10 @@ TESTS = """
 
     @pytest.mark.default_cassette("named.yaml")
     @pytest.mark.vcr
-    def test_named():
+    def test_named(record_mode, default_cassette_name):
         get("/named")
+        assert default_cassette_name == "named.yaml"
+        assert record_mode in ("once", "none")
 
     def test_without():
         pass
@@ -129,6 +131,38 @@ def test_the_network_is_blocked(project, where):
     )
     run(project, *where).assert_outcomes(passed=1, failed=1)
     run(project, "--block-network", "--allowed-hosts=api.example.com", "-k", "allowed", *where)
+
+
+def test_a_loopback_server_is_recorded_too(project, where):
+    project.test(
+        """
+        @pytest.mark.vcr
+        def test_it():
+            url = os.environ["SERVER"] + "/count"
+            print("SAID", urllib.request.urlopen(url, timeout=20).read())
+        """
+    )
+    project.pytester._monkeypatch.setenv("SERVER", f"http://127.0.0.1:{project.server.http}")
+    said = []
+    for options in (("--record-mode=once", *where), ()):
+        result = run(project, "-s", *options)
+        result.assert_outcomes(passed=1)
+        said.append(next(line for line in result.outlines if "SAID" in line))
+    assert said[0] == said[1]
+    assert recorded(project) == ["test_it.yaml"]
+
+
+def test_long_names_are_cut(project, where):
+    project.test(
+        """
+        @pytest.mark.vcr
+        @pytest.mark.parametrize("x", ["y" * 300], ids=str)
+        def test_it(x):
+            get("/x")
+        """
+    )
+    run(project, "--record-mode=once", *where).assert_outcomes(passed=1)
+    run(project).assert_outcomes(passed=1)
 
 
 def test_what_there_is_nothing_for_is_named(project, where):
