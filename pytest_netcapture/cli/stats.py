@@ -96,7 +96,8 @@ def _lines(total: Numbers) -> list[str]:
         lines.append(f"statuses: {_counted(total.statuses)}")
     again = total.sent_size - total.body_size
     shared = f", {size(again)} more if each flow had its own" if again else ""
-    lines.append(f"{total.bodies} bodies, {size(total.body_size)}{shared}")
+    bodies = "1 body" if total.bodies == 1 else f"{total.bodies} bodies"
+    lines.append(f"{bodies}, {size(total.body_size)}{shared}")
     lines.append("hosts:")
     lines += [f"  {n:>6}  {printable(host)}" for host, n in total.hosts.most_common(_HOSTS)]
     if len(total.hosts) > _HOSTS:
