@@ -20,6 +20,7 @@ from pytest_netcapture.cli.grep import grep
 from pytest_netcapture.cli.importing import import_command
 from pytest_netcapture.cli.local import local
 from pytest_netcapture.cli.merge import merge
+from pytest_netcapture.cli.proxy import proxy
 from pytest_netcapture.cli.ps import ps
 from pytest_netcapture.cli.run import run
 from pytest_netcapture.cli.show import show
@@ -49,6 +50,7 @@ for command in (
     run,
     helper,
     local,
+    proxy,
     ps,
     ca,
     doctor,
