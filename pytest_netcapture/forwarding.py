@@ -2,7 +2,8 @@
 
 1. It runs in a sandbox and dials as any program there does: what it dials is captured, decrypted,
    recorded or played by the engine, which this module knows nothing of.
-2. A request in absolute form is the only one of its connection: the next may be for another host.
+2. A request that is not tunnelled is the only one of its connection: the next may be for another
+   host.
 3. An end is passed on as an end, a reset as a reset.
 
 Proved by tests/plugin/test_proxy.py.
@@ -13,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -29,19 +32,15 @@ _IPV4, _NAME, _IPV6 = 1, 3, 4
 _NO_METHOD = b"\x05\xff"
 _GENERAL, _UNREACHABLE, _REFUSED, _NO_COMMAND, _NO_TYPE = 1, 4, 5, 7, 8
 _RESET = struct.pack("ii", 1, 0)
+_HOST = re.compile(r"(?im)^host:[^\n]*\n")
 _HOP_BY_HOP = frozenset(("connection", "keep-alive", "proxy-authorization", "proxy-connection"))
 
 
 async def serve_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Serve one client of an HTTP proxy."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
+    line, fields = await _head(reader, writer)
+    if not line:
         return
-    except asyncio.LimitOverrunError:
-        await _answer(writer, "431 Request Header Fields Too Large", "the head is too long")
-        return
-    line, _, fields = head.decode("latin-1").partition("\r\n")
     method, _, rest = line.partition(" ")
     target = rest.rpartition(" ")[0]
     place = _place(target, connect=method == "CONNECT")
@@ -49,16 +48,63 @@ async def serve_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         told = f"{line[:200]!r} is no request for a proxy: give it as one, as in curl --proxy"
         await _answer(writer, "400 Bad Request", told)
         return
-    try:
-        upstream = await asyncio.open_connection(*place, limit=_PIECE)
-    except OSError as error:
-        await _answer(writer, "502 Bad Gateway", f"{place[0]}:{place[1]}: {_reason(error)}")
+    upstream = await _dialled(writer, *place)
+    if upstream is None:
         return
     if method == "CONNECT":
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
     else:
-        upstream[1].write(_in_origin_form(line, target, fields))
+        upstream[1].write(_in_origin_form(line, _path(target), fields))
     await _relay((reader, writer), upstream)
+
+
+def serve_reverse(url: str) -> Serve:
+    """Return what serves clients as if it were the server of `url`. Raises `ValueError`."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    if not parts.hostname or parts.scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} is no URL of http or https")
+    host, port = parts.hostname, parts.port or (443 if secure else 80)
+    authority, prefix = parts.netloc.rpartition("@")[2], parts.path.rstrip("/")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, fields = await _head(reader, writer)
+        if not line:
+            return
+        target = line.partition(" ")[2].rpartition(" ")[0]
+        upstream = await _dialled(writer, host, port, secure=secure)
+        if upstream is None:
+            return
+        named = f"{_HOST.sub('', fields)}Host: {authority}\r\n"
+        upstream[1].write(_in_origin_form(line, prefix + _path(target), named))
+        await _relay((reader, writer), upstream)
+
+    return serve
+
+
+async def _head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, str]:
+    """Return a request's line and its fields; "" if there is none, which the client is told."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return "", ""
+    except asyncio.LimitOverrunError:
+        await _answer(writer, "431 Request Header Fields Too Large", "the head is too long")
+        return "", ""
+    line, _, fields = head.decode("latin-1").removesuffix("\r\n").partition("\r\n")
+    return line, fields
+
+
+async def _dialled(
+    writer: asyncio.StreamWriter, host: str, port: int, *, secure: bool = False
+) -> Streams | None:
+    """Connect to a server; None if that failed, which the client is told."""
+    context = ssl.create_default_context() if secure else None
+    try:
+        return await asyncio.open_connection(host, port, limit=_PIECE, ssl=context)
+    except OSError as error:
+        await _answer(writer, "502 Bad Gateway", f"{host}:{port}: {_reason(error)}")
+        return None
 
 
 async def serve_socks5(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -115,19 +161,27 @@ def _place(target: str, *, connect: bool) -> tuple[str, int] | None:
     return host, port or 80
 
 
-def _in_origin_form(line: str, target: str, fields: str) -> bytes:
-    """Return a head as the server itself is to have it, and no further request to follow."""
+def _path(target: str) -> str:
+    """Return path and query of a target in absolute or origin form."""
+    if target.startswith("/") or "://" not in target:
+        return target
     rest = target.partition("://")[2]
     slash = min((i for i in (rest.find("/"), rest.find("?")) if i >= 0), default=len(rest))
     path = rest[slash:]
-    path = path if path.startswith("/") else f"/{path}"
+    return path if path.startswith("/") else f"/{path}"
+
+
+def _in_origin_form(line: str, path: str, fields: str) -> bytes:
+    """Return a head as the server itself is to have it, and no further request to follow."""
     kept = [
         field
         for field in fields.split("\r\n")
         if field and field.partition(":")[0].strip().lower() not in _HOP_BY_HOP
     ]
     method, version = line.partition(" ")[0], line.rpartition(" ")[2]
-    lines = [f"{method} {path} {version}", *kept, "Connection: close", "", ""]
+    upgrades = any(field.lower().startswith("upgrade:") for field in kept)
+    connection = f"Connection: {'Upgrade' if upgrades else 'close'}"
+    lines = [f"{method} {path} {version}", *kept, connection, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 
@@ -165,8 +219,9 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(_PIECE):
         writer.write(data)
         await writer.drain()
-    with contextlib.suppress(OSError):  # it has ended, too
-        writer.write_eof()
+    if writer.can_write_eof():  # over TLS one cannot
+        with contextlib.suppress(OSError):  # it has ended, too
+            writer.write_eof()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

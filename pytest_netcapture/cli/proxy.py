@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -17,15 +18,25 @@ import msgspec
 from pytest_netcapture.cli.capturing import tell_end, traffic_options
 from pytest_netcapture.cli.viewing import View, live_lines, view_options
 from pytest_netcapture.errors import UsageError
-from pytest_netcapture.forwarding import Serve, listen, serve_http, serve_socks5
+from pytest_netcapture.forwarding import Serve, listen, serve_http, serve_reverse, serve_socks5
 from pytest_netcapture.ports import check_port
 from pytest_netcapture.settings import Settings
 
-_SERVES: dict[str, tuple[Serve, int, str]] = {
-    "regular": (serve_http, 8080, "http"),
-    "socks5": (serve_socks5, 1080, "socks5h"),
+
+class Mode(NamedTuple):
+    """What serves a client, the host's port (0: a free one), and the scheme of its URL."""
+
+    serve: Serve
+    port: int
+    scheme: str
+
+
+_MODES = {
+    "regular": Mode(serve_http, 8080, "http"),
+    "socks5": Mode(serve_socks5, 1080, "socks5h"),
 }
-"""For each mode what serves a client, the default port, and the scheme of its URL."""
+_REVERSE = "reverse:"
+_REVERSE_PORT = 8080
 
 
 @click.command()
@@ -38,7 +49,7 @@ _SERVES: dict[str, tuple[Serve, int, str]] = {
     default=("regular",),
     show_default=True,
     metavar="MODE[@PORT]",
-    help="regular (HTTP), socks5; several at once. Port 0: a free one.",
+    help="regular (HTTP), socks5, reverse:URL; several at once. Port 0: a free one.",
 )
 def proxy(*, settings: Settings, view: View, modes: Sequence[str]) -> int:
     """Capture what clients of a proxy on 127.0.0.1 send, until Ctrl-C.
@@ -48,18 +59,29 @@ def proxy(*, settings: Settings, view: View, modes: Sequence[str]) -> int:
     return _run(settings, view, [_parsed(mode) for mode in modes])
 
 
-def _parsed(mode: str) -> tuple[str, int]:
-    name, at, port = mode.partition("@")
-    if name not in _SERVES:
-        raise UsageError(f"--mode: {name!r} is none", cure=f"known: {', '.join(_SERVES)}")
-    if not at:
-        return name, _SERVES[name][1]
+def _parsed(mode: str) -> Mode:
+    name, at, port = mode.rpartition("@")
+    if not at or "/" in port:  # of a URL's user
+        name, port = mode, ""
+    if name.startswith(_REVERSE):
+        try:
+            known = Mode(serve_reverse(name.removeprefix(_REVERSE)), _REVERSE_PORT, "http")
+        except ValueError as error:
+            cure = "write reverse:https://api.example.com@8080"
+            raise UsageError(f"--mode: {error}", cure=cure) from None
+    elif name in _MODES:
+        known = _MODES[name]
+    else:
+        cure = f"known: {', '.join(_MODES)}, {_REVERSE}URL"
+        raise UsageError(f"--mode: {name!r} is none", cure=cure)
+    if not port:
+        return known
     if not port.isdigit():
         raise UsageError(f"--mode: {port!r} is no port", cure=f"write {name}@8080")
-    return name, 0 if port == "0" else check_port(int(port), "--mode")
+    return known._replace(port=0 if port == "0" else check_port(int(port), "--mode"))
 
 
-def _run(settings: Settings, view: View, modes: list[tuple[str, int]]) -> int:
+def _run(settings: Settings, view: View, modes: list[Mode]) -> int:
     from pytest_netcapture.session import Session
 
     session = Session.start(msgspec.structs.replace(settings, cassette=None))
@@ -70,11 +92,11 @@ def _run(settings: Settings, view: View, modes: list[tuple[str, int]]) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         servers = []
-        for name, host_port in modes:
-            server = await listen(_SERVES[name][0], 0)
+        for mode in modes:
+            server = await listen(mode.serve, 0)
             servers.append(server)
-            published = scope.publish(server.sockets[0].getsockname()[1], host_port)
-            click.echo(f"netcapture: {_SERVES[name][2]}://127.0.0.1:{published}", err=True)
+            published = scope.publish(server.sockets[0].getsockname()[1], mode.port)
+            click.echo(f"netcapture: {mode.scheme}://127.0.0.1:{published}", err=True)
         if not view.quiet:
             path = os.path.join(session.directory, "netcapture-ca.pem")
             click.echo(f"netcapture: its clients are to trust {path}; Ctrl-C ends it", err=True)

@@ -92,6 +92,22 @@ def test_recorded_and_replayed(proxy, project):
     assert "[played]" in said
 
 
+def test_a_reverse_proxy(project):
+    """To clients it is the server, without TLS; what it says to the server is decrypted and named."""
+    server = [option.replace("--netcapture-", "--") for option in project.server.options()]
+    command = [*COMMAND, "--mode", "reverse:https://api.example.com/status@0", *server]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            running = Proxy(process)
+            told = curl("-w", "%{http_code}", f"{running.urls['http']}/201?x=1", "-d", "some=thing")
+            assert told.endswith("201")
+            status, said = running.end()
+        finally:
+            process.kill()
+    assert status == 0
+    assert "POST https://api.example.com/status/201?x=1 → 201" in said
+
+
 def test_what_is_blocked_fails_the_client_and_the_run(proxy):
     running = proxy("--block")
     told = curl("-x", running.urls["http"], "http://api.example.com/x")
@@ -129,7 +145,12 @@ def test_clients_that_speak_something_else(proxy):
 
 @pytest.mark.parametrize(
     ("mode", "problem"),
-    [("reverse", "'reverse' is none"), ("regular@x", "'x' is no port"), ("socks5@70000", "70000")],
+    [
+        ("transparent", "'transparent' is none"),
+        ("reverse:api.example.com", "'api.example.com' is no URL"),
+        ("regular@x", "'x' is no port"),
+        ("socks5@70000", "70000"),
+    ],
 )
 def test_bad_modes(mode, problem):
     done = subprocess.run([*COMMAND, "--mode", mode], capture_output=True, text=True, timeout=60)
