@@ -35,8 +35,10 @@ def service_lines(record: ServiceRecord, limit: int) -> list[str]:
 
 
 def _documents(flow: MongoFlow, limit: int) -> list[str]:
-    from pytest_netcapture import mongodb_documents  # whose package is not installed everywhere
-
+    try:
+        from pytest_netcapture import mongodb_documents  # whose package is not installed everywhere
+    except ImportError:
+        return ["  < (documents are shown with pip install 'pytest-netcapture[mongodb]')"]
     found = flow.batch
     lines = [f"  < {mongodb_documents.readable(one)}" for one in found[:limit]]
     if len(found) > limit:

@@ -320,7 +320,7 @@ class Active:
         if settings.keep != "never":
             watchers.append(Keeping(item, settings))
         if self._report:
-            watchers.append(Seen(item.nodeid, self._report))
+            watchers.append(Seen(item, self._report))
         return watchers
 
     def _warn(self, item: pytest.Item, warnings: Sequence[str]) -> None:

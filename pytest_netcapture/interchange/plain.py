@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from typing import Any
 
 import msgspec
 
+from pytest_netcapture.errors import EnvironmentProblem
 from pytest_netcapture.flows import (
     AnyFlow,
     Body,
@@ -152,5 +154,7 @@ def _service(flow: ServiceFlow) -> dict[str, Any]:
     elif isinstance(flow, RedisFlow):
         out |= {"command": flow.command, "arguments": flow.arguments}
     elif isinstance(flow, MongoFlow):
-        out |= {"command": flow.command, "collection": flow.collection}
+        out["command"] = flow.command
+        with contextlib.suppress(EnvironmentProblem):  # where bson is not installed
+            out["collection"] = flow.collection
     return out

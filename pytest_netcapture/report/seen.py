@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_netcapture.flows import Flow, HttpFlow
 
 if TYPE_CHECKING:
@@ -22,9 +24,10 @@ _LARGEST = 1 << 16
 class Seen:
     """One test. `look` before its books are closed, `settle` after."""
 
-    def __init__(self, nodeid: str, report: str) -> None:
+    def __init__(self, item: pytest.Item, report: str) -> None:
+        self._item = item
         self._path = f"{report}.{os.getpid()}{PART}"
-        self._test: dict[str, Any] = {"test": nodeid}
+        self._test: dict[str, Any] = {"test": item.nodeid}
 
     def look(self, scope: TestScope, *, failed: bool) -> None:
         from pytest_netcapture.interchange.plain import plain
@@ -38,9 +41,14 @@ class Seen:
         from pytest_netcapture.interchange.plain import encoded
 
         self._test |= {"failed": failed, "problems": problems}
-        if self._test.get("flows") or failed:
+        if not self._test.get("flows") and not failed:
+            return
+        try:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(encoded(self._test) + "\n")
+        except OSError as error:
+            told = f"netcapture: not in the report: {self._path}: {error.strerror}"
+            self._item.warn(pytest.PytestWarning(told))
 
 
 def _more(flow: Flow) -> dict[str, Any]:

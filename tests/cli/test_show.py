@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+
+import pytest_netcapture
+from pytest_netcapture.flows import MongoFlow
 
 
 def test_a_cassette_is_shown_whole(netcapture, cassette, exchange_of, lookup_of):
@@ -61,6 +65,18 @@ def test_escapes_of_a_body_do_not_reach_the_terminal(netcapture, cassette, excha
     assert "\\x1b]0;title\\x07" in out
     assert "\x1b" not in out
     assert "\u202e" not in out
+
+
+def test_documents_need_a_package_that_may_not_be_here(netcapture, cassette, monkeypatch):
+    flow = MongoFlow(
+        service="mongodb", host="db.example.com", port=27017, step="command", question="find"
+    )
+    path = cassette(flow)
+    monkeypatch.delattr(pytest_netcapture, "mongodb_documents", raising=False)
+    monkeypatch.setitem(sys.modules, "pytest_netcapture.mongodb_documents", None)
+    assert "pip install 'pytest-netcapture[mongodb]'" in netcapture("show", path).out
+    (shown,) = map(json.loads, netcapture("show", "--json", path).out.splitlines())
+    assert shown["command"] == "find"
 
 
 def test_folders_are_looked_through(netcapture, cassette, exchange_of, tmp_path):
