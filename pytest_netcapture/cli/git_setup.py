@@ -14,7 +14,7 @@ _ATTRIBUTES = (
     "*.cassette.txt merge=netcapture-text text eol=lf",
 )
 _CONFIG = {
-    "diff.netcapture.textconv": "netcapture show",
+    "diff.netcapture.textconv": "netcapture show --no-name",
     "diff.netcapture.cachetextconv": "true",
     "merge.netcapture.name": "netcapture: flow by flow",
     "merge.netcapture.driver": "netcapture merge --driver %O %A %B %P",

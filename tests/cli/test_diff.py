@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,8 @@ def test_git_shows_and_merges_cassettes(repository, netcapture, exchange_of, cas
     git("commit", "-qam", "ours comes")
     shown = git("log", "-p", "-1", "--", "api.cassette")
     assert "+--- 3. GET https://api.example.com/ours -> 200" in shown
+    removed = [line for line in shown.splitlines() if re.match(r"-(?!--)", line)]
+    assert removed == [], "what git calls its file is no change"
     git("merge", "-q", "other", "-m", "both")
     merged = [flow.split("/")[3].split()[0] for flow in flows_in(tmp_path / name)]
     assert merged == ["a", "ours", "theirs"]
