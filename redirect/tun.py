@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -211,6 +212,7 @@ class _Attached(DatagramFlows):
         super().__init__(number, idle=udp_idle)
         self.stack = stack
         self._sockets: WeakValueDictionary[int, StackSocket] = WeakValueDictionary()
+        self._taking = threading.RLock()  # a sink's method may ask, too
         self._sink: Sink | None = None
 
     def watch(self, loop: Any, sink: Sink) -> None:  # type: ignore[override]
@@ -235,7 +237,9 @@ class _Attached(DatagramFlows):
         self.stack.tell(Command.PORT_UNREACHABLE, key=(flow.client, flow.server))
 
     def _catch_up(self) -> None:
-        self._take(self.stack.events())
+        # Who reads the end of a socket in another thread is to know what this one has just read.
+        with self._taking:
+            self._take(self.stack.events())
 
     def _take(self, events: Iterable[Happened]) -> None:
         sink = self._sink
