@@ -49,7 +49,6 @@ from pytest_netcapture.mocks import Mock
 from pytest_netcapture.ports import check_port
 from pytest_netcapture.programs import CompletedProgram, Program
 from pytest_netcapture.settings import (
-    Filters,
     HostMapping,
     HostPattern,
     Settings,
@@ -375,8 +374,7 @@ class Netcapture:
         if name.endswith(".pcapng"):
             self._source.save_packets(name)
         elif name.endswith(ENDINGS):
-            use = self._source.settings().cassette
-            save(name, self._source.flows(), use.filters if use else Filters())
+            save(name, self._source.flows(), self._source.settings().filters)
         else:
             raise UsageError(
                 f"netcapture.save: {os.fspath(path)!r} has an ending that stands for no format",

@@ -22,7 +22,7 @@ from pytest_netcapture.cassette_names import ENDING, cassette_path
 from pytest_netcapture.errors import NetcaptureError
 from pytest_netcapture.flows import AnyFlow
 from pytest_netcapture.session import TestScope
-from pytest_netcapture.settings import Filters, Settings
+from pytest_netcapture.settings import Settings
 
 DEFAULT = "netcapture-kept"
 PROPERTY = "netcapture_kept"
@@ -54,13 +54,11 @@ class Keeping:
         from pytest_netcapture.interchange.saving import save
 
         self._written = True
-        use = self._settings.cassette
-        filters = use.filters if use else Filters()
         try:
             shutil.rmtree(self.folder, ignore_errors=True)
             os.makedirs(self.folder)
             for name in ("traffic.cassette", "traffic.har"):
-                save(os.path.join(self.folder, name), self._flows, filters)
+                save(os.path.join(self.folder, name), self._flows, self._settings.filters)
         except (NetcaptureError, OSError) as error:
             self._item.warn(pytest.PytestWarning(f"netcapture: nothing was kept: {error}"))
             return

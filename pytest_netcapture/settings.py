@@ -146,6 +146,11 @@ class Settings(msgspec.Struct, frozen=True):
     keep_dir: str = ""
     cassette: CassetteUse | None = None
 
+    @property
+    def filters(self) -> Filters:
+        """What to scrub: as the cassette says, if there is one."""
+        return self.cassette.filters if self.cassette else Filters()
+
 
 MATCHERS = (
     "method",

@@ -21,7 +21,7 @@ import msgspec
 from pytest_netcapture.cli.capturing import tell_end, traffic_options
 from pytest_netcapture.cli.viewing import View, live_lines, view_options
 from pytest_netcapture.ports import parse_published
-from pytest_netcapture.settings import REDIRECTORS, Filters, Settings
+from pytest_netcapture.settings import REDIRECTORS, Settings
 from pytest_netcapture.unanswered import signs
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Files(NamedTuple):
         if self.har is not None:
             from pytest_netcapture.interchange.saving import save_har
 
-            save_har(self.har, scope.flows(), Filters())
+            save_har(self.har, scope.flows(), scope.settings_now.filters)
 
 
 def _run(

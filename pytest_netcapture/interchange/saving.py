@@ -25,8 +25,7 @@ def save(path: str, flows: Sequence[AnyFlow], filters: Filters) -> None:
 
 def clean(name: str, flows: Sequence[AnyFlow], settings: Settings) -> Iterator[AnyFlow]:
     """Yield a test's flows as a cassette of its own would hold them."""
-    use = settings.cassette
-    return scrubbed(name, flows, filters=use.filters if use else Filters())
+    return scrubbed(name, flows, filters=settings.filters)
 
 
 def save_har(path: str, flows: Sequence[AnyFlow], filters: Filters) -> None:
