@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,10 +27,10 @@ def project(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield Project(project.pytester, server, project.temp)
 
 
-@pytest.fixture(scope="module")
-def grpc_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+@contextlib.contextmanager
+def grpc_server(folder: Path) -> Iterator[int]:
     """The port of a grpcio server without TLS."""
-    _, chain, key = certificates(tmp_path_factory.mktemp("grpc"))
+    _, chain, key = certificates(folder)
     command = [sys.executable, PROGRAMS.parent / "grpc_server.py", chain, key]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -38,6 +40,12 @@ def grpc_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         _, port = map(int, process.stdout.readline().split())
         yield port
         process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def grpc_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with grpc_server(tmp_path_factory.mktemp("grpc")) as port:
+        yield port
 
 
 TESTS = f"""
@@ -165,3 +173,36 @@ def test_they_are_asserted_on(project: Project, grpc_port: int) -> None:
     played = project.run("-n", "2", "--netcapture-record-mode=none", use="xdist")
     played.assert_outcomes(passed=6)
     assert receipt_of(played)["left"] == 0
+
+
+CALLS = f"""
+import subprocess, sys
+import pytest
+
+pytestmark = pytest.mark.cassette
+SAYS = {{says!r}}
+
+@pytest.mark.parametrize("number", range(3))
+def test_both(number):
+    talk = [sys.executable, {str(PROGRAMS / "grpc_talk.py")!r}, "{HOST}:8080", "Both", SAYS]
+    out = subprocess.run(talk, capture_output=True, text=True)
+    assert out.stdout.splitlines() == ["ready", "you said " + SAYS, "next?", "[] OK"]
+"""
+
+
+@pytest.mark.shows("gRPC", "replayed", clients=["grpcio"], servers=["grpcio"])
+def test_calls_are_played_with_the_server_gone(project: Project, tmp_path: Path) -> None:
+    project.write("test_it.py", CALLS.format(says="hi"))
+    with grpc_server(tmp_path) as port:
+        mapped = f"--netcapture-map-host={HOST}:8080=127.0.0.1:{port}"
+        project.run(mapped).assert_outcomes(passed=3)
+    play = (mapped, "-n", "2", "--netcapture-record-mode=none")
+    played = project.run(*play, use="xdist")
+    played.assert_outcomes(passed=3)
+    assert receipt_of(played)["left"] == 0
+    project.write("test_it.py", CALLS.format(says="other"))
+    failed = project.run(*play, use="xdist")
+    failed.assert_outcomes(failed=3)
+    text = failed.stdout.str()
+    assert text.count("message 1 of the client is not the recorded one") == 3
+    assert re.search(r"message\.1 +- hi\n +\+ other\n", text)
